@@ -1,0 +1,1 @@
+"""The Kafka broker: server, handlers, partitions, coordinators, cluster."""

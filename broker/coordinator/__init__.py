@@ -1,0 +1,1 @@
+"""Coordinators: state machines replayed from a log of their own."""

@@ -1,0 +1,37 @@
+"""What handlers may use: one frozen bundle, put together by `broker.app` and by tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from broker.cluster.image import MetadataImage
+    from broker.cluster.topics import TopicAdmin
+    from broker.config.broker_config import BrokerConfig
+    from broker.coordinator.group.service import GroupService
+    from broker.fetch_sessions import FetchSessions
+    from broker.partitions import Partitions
+    from s3stream.api import Storage
+    from s3stream.catalog.api import Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """`now_ms` is wall-clock time in ms; everything else that measures time uses the loop's clock."""
+
+    node_id: int
+    config: BrokerConfig
+    """Effective Kafka-named broker configs (static, then dynamic), typed getters; see broker.config."""
+    catalog: Catalog
+    image: MetadataImage
+    """In-memory topics, partitions, brokers, configs. Never queries the database."""
+    storage: Storage
+    partitions: Partitions
+    """The partitions led here."""
+    topics: TopicAdmin
+    """Creates, deletes, extends topics and alters configs: catalog transaction, image refresh, partitions opened."""
+    groups: GroupService
+    fetch_sessions: FetchSessions
+    now_ms: Callable[[], int]

@@ -1,0 +1,1 @@
+"""Kafka wire protocol without I/O: codec, messages, record batches, framing."""

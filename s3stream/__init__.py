@@ -1,0 +1,1 @@
+"""Streams on object storage: append, fetch, trim; objects, caches, catalog, recovery. Batches are opaque bytes here."""
