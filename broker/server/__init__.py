@@ -1,0 +1,1 @@
+"""The network side of the broker: connections, framing, dispatch by API, limits."""
