@@ -1,0 +1,1 @@
+"""Request and response classes, one generated module per API."""

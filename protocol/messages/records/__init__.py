@@ -1,0 +1,1 @@
+"""Messages inside records: coordinator records, the consumer protocol, control records. Generated modules."""
