@@ -1,1 +1,60 @@
-"""Write-ahead logs. The interface is `wal.api`; `wal.open_wal` and `wal.fence_wal` choose an implementation by URL."""
+"""Write-ahead logs. The interface is `wal.api`; `open_wal` and `fence_wal` choose an implementation by URL.
+
+`file:///dir` is the local disk (`wal.file`), `memory://name` its twin for tests of what lies above (`wal.memory`).
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote, urlsplit
+
+from wal.api import RecoverableWal, Wal, WalError, WalUnreachable
+
+__all__ = ["fence_wal", "open_wal"]
+
+
+async def open_wal(url: str, *, epoch: int, segment_size: int | None = None, size_max: int | None = None) -> Wal:
+    """Lock the log at `url`, creating it if there is none, and begin to append under `epoch` (never less than the last).
+
+    `segment_size` and `size_max` (bytes on disk, all segments together) have defaults in `wal.file.log.FileWalSettings`.
+    Raises WalLocked, WalNotRecovered (use `fence_wal` first), WalCorrupt, WalUnreachable, WalFull.
+    """
+    scheme, name = _split(url)
+    if scheme == "memory":
+        from wal.memory import MemoryWal
+
+        return MemoryWal.open(name, epoch)
+    from wal.file.log import FileWalSettings, open_file_wal
+
+    settings = FileWalSettings()
+    if segment_size is not None:
+        settings = settings.replace(segment_size=segment_size)
+    if size_max is not None:
+        settings = settings.replace(size_max=size_max)
+    return await open_file_wal(name, epoch, settings)
+
+
+async def fence_wal(url: str) -> RecoverableWal:
+    """Take the log away from its owner, who is provably out as long as the result is open.
+
+    Raises WalLocked while the owner lives, WalUnreachable if no log is there (an empty directory is not an empty log: a
+    volume may be missing), WalCorrupt.
+    """
+    scheme, name = _split(url)
+    if scheme == "memory":
+        from wal.memory import MemoryRecoverableWal
+
+        return MemoryRecoverableWal.fence(name)
+    from wal.file.recovery import fence_file_wal
+
+    return await fence_file_wal(name)
+
+
+def _split(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+        return "file", unquote(parts.path)
+    if parts.scheme == "memory":
+        return "memory", parts.netloc + parts.path
+    if parts.scheme in ("file", ""):
+        raise WalUnreachable(f"not a usable WAL address: {url!r} (a local log is written file:///directory)")
+    raise WalError(f"no write-ahead log for {parts.scheme}:// (known: file, memory)")
