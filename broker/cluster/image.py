@@ -1,0 +1,204 @@
+"""The in-memory image of topics, partitions, brokers and configs that all metadata is served from.
+
+`MetadataImage` follows the catalog's change sequence. Its entities are immutable (`TopicInfo`, `BrokerInfo`) and are
+replaced as a whole, so whoever holds one may keep it over an await and compares by identity to see whether it changed.
+
+Invariants
+----------
+* Look-ups are synchronous, never touch the database and never see half of a change.
+* `refresh()` returns once everything that was committed before the call is in the image; changes are applied in the
+  order of their sequence.
+* Subscribers are called on the loop's thread after the image has taken a change, with exactly that change.
+* While the catalog cannot be reached the image stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from uuid import UUID
+
+import structlog
+
+from broker.config.broker_config import BrokerConfig
+from broker.config.topic_config import TopicConfig
+from s3stream.catalog.api import BrokerInfo, Catalog, CatalogError, Changes, TopicInfo
+
+log = structlog.get_logger()
+
+FOLLOW_INTERVAL_S = 1.0
+"""How often the follower asks the catalog for changes."""
+
+Subscriber = Callable[[Changes], None]
+
+_NOTHING: Mapping[str, str] = {}
+
+
+class MetadataImage:
+    """See the module docstring. `config` is kept in step with the dynamic broker configs found in the catalog."""
+
+    def __init__(
+        self, catalog: Catalog, config: BrokerConfig, node_id: int, *, follow_interval_s: float = FOLLOW_INTERVAL_S
+    ) -> None:
+        self.cluster_id = catalog.cluster_id
+        self.node_id = node_id
+        self.seq = 0
+        self.generation = 0
+        """Grows with every change of topics, brokers or configs: the key for whatever is derived from the image."""
+        self._catalog = catalog
+        self._config = config
+        self._follow_interval_s = follow_interval_s
+        self._by_name: dict[str, TopicInfo] = {}
+        self._by_id: dict[bytes, TopicInfo] = {}
+        self._brokers: dict[int, BrokerInfo] = {}
+        self._alive: list[BrokerInfo] = []
+        self._configs: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._topic_configs: dict[str, TopicConfig] = {}
+        self._subscribers: list[Subscriber] = []
+        self._refreshing = asyncio.Lock()
+        self._follower: asyncio.Task[None] | None = None
+
+    # -- look-ups ---------------------------------------------------------------------------------------------------
+    def topic(self, name: str) -> TopicInfo | None:
+        return self._by_name.get(name)
+
+    def topic_by_id(self, topic_id: bytes) -> TopicInfo | None:
+        """`topic_id`: the 16 bytes of the protocol."""
+        return self._by_id.get(topic_id)
+
+    def topics(self) -> Iterable[TopicInfo]:
+        return self._by_name.values()
+
+    def topic_config(self, name: str) -> TopicConfig:
+        """Effective configs: the topic's own over the broker's defaults. An unknown topic has the defaults."""
+        config = self._topic_configs.get(name)
+        if config is None:
+            topic = self._by_name.get(name)
+            if topic is None:
+                return TopicConfig.resolve(_NOTHING, self._config)
+            config = self._topic_configs[name] = TopicConfig.resolve(topic.configs, self._config)
+        return config
+
+    def brokers(self) -> list[BrokerInfo]:
+        """The alive ones, by node id. The list is not to be changed."""
+        return self._alive
+
+    def broker(self, node_id: int) -> BrokerInfo | None:
+        """A registered broker, alive or not."""
+        return self._brokers.get(node_id)
+
+    @property
+    def controller_id(self) -> int:
+        """Every broker serves every admin request; clients are sent to the alive one with the smallest id."""
+        return self._alive[0].node_id if self._alive else self.node_id
+
+    def dynamic_configs(self, resource_type: str, name: str) -> Mapping[str, str]:
+        """What is set on a "broker", "group" or "client-metrics" resource."""
+        return self._configs.get((resource_type, name), _NOTHING)
+
+    def config_resources(self, resource_type: str) -> list[str]:
+        """Names that have something set."""
+        return sorted(name for (kind, name), values in self._configs.items() if kind == resource_type and values)
+
+    # -- following --------------------------------------------------------------------------------------------------
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Be told of every change from now on; returns the function that ends it."""
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    async def refresh(self) -> None:
+        """Take in what was committed before this call. Raises CatalogUnreachable."""
+        async with self._refreshing:
+            self._apply(await self._catalog.load_changes(self.seq))
+
+    async def start(self) -> None:
+        """Load everything, then follow until `stop`."""
+        await self.refresh()
+        self._follower = asyncio.create_task(self._follow(), name="metadata-follower")
+
+    async def stop(self) -> None:
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.cancel()
+            with suppress(asyncio.CancelledError):
+                await follower
+
+    async def _follow(self) -> None:
+        reachable = True
+        while True:
+            await asyncio.sleep(self._follow_interval_s)
+            try:
+                await self.refresh()
+                await self._refresh_brokers()
+            except CatalogError as error:
+                if reachable:
+                    log.warning("metadata is not followed: catalog unreachable", error=str(error))
+                reachable = False
+            else:
+                if not reachable:
+                    log.info("metadata is followed again", seq=self.seq)
+                reachable = True
+
+    async def _refresh_brokers(self) -> None:
+        """A lease runs out without a change being written, so that liveness is asked for."""
+        async with self._refreshing:
+            present: dict[int, BrokerInfo | None] = {each.node_id: each for each in await self._catalog.brokers()}
+            for node_id in self._brokers.keys() - present.keys():
+                present[node_id] = None
+            changed = {node_id: each for node_id, each in present.items() if self._brokers.get(node_id) != each}
+            if changed:
+                self._apply(Changes(seq=self.seq, topics={}, brokers=changed, configs={}))
+
+    # -- applying ---------------------------------------------------------------------------------------------------
+    def _apply(self, changes: Changes) -> None:
+        self.seq = max(self.seq, changes.seq)
+        if not (changes.topics or changes.brokers or changes.configs):
+            return
+        self.generation += 1
+        for topic_id, topic in changes.topics.items():
+            self._apply_topic(topic_id, topic)
+        if changes.brokers:
+            self._apply_brokers(changes.brokers)
+        if changes.configs:
+            self._apply_configs(changes.configs)
+        for subscriber in tuple(self._subscribers):
+            subscriber(changes)
+
+    def _apply_topic(self, topic_id: UUID, topic: TopicInfo | None) -> None:
+        key = topic_id.bytes
+        former = self._by_id.pop(key, None)
+        if former is not None:
+            self._topic_configs.pop(former.name, None)
+            # a topic of the same name that was created since may already have taken the place
+            if self._by_name.get(former.name) is former:
+                del self._by_name[former.name]
+        if topic is not None:
+            self._topic_configs.pop(topic.name, None)
+            self._by_id[key] = topic
+            self._by_name[topic.name] = topic
+
+    def _apply_brokers(self, brokers: Mapping[int, BrokerInfo | None]) -> None:
+        for node_id, broker in brokers.items():
+            if broker is None:
+                self._brokers.pop(node_id, None)
+            else:
+                self._brokers[node_id] = broker
+        self._alive = sorted((each for each in self._brokers.values() if each.alive), key=lambda each: each.node_id)
+
+    def _apply_configs(self, configs: Mapping[tuple[str, str], Mapping[str, str]]) -> None:
+        for resource, values in configs.items():
+            if values:
+                self._configs[resource] = values
+            else:
+                self._configs.pop(resource, None)
+        if any(kind == "broker" for kind, _ in configs):
+            self._config.set_dynamic(
+                self.dynamic_configs("broker", ""), self.dynamic_configs("broker", str(self.node_id))
+            )
+            self._topic_configs.clear()

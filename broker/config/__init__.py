@@ -1,0 +1,1 @@
+"""Kafka-named configs: definitions with their effect here, parsing and validation, effective values, descriptions."""

@@ -1,0 +1,241 @@
+"""The broker configs this broker knows by Kafka's names: type, default, validity, how they may be changed, effect.
+
+Configs of Kafka's own machinery (KRaft, ISR, purgatories, Java security providers) are not listed. What is listed as
+accepted stands here because a topic config defaults to it or because tools and operators set it everywhere.
+"""
+
+from __future__ import annotations
+
+from broker.config.definition import (
+    INT_MAX,
+    LONG_MAX,
+    ConfigDef,
+    ConfigType,
+    Effect,
+    Update,
+    Validator,
+    at_least,
+    between,
+    by_name,
+    gzip_level,
+    list_of,
+    one_of,
+)
+from broker.config.topic_definitions import COMPRESSION_TYPES, TIMESTAMP_TYPES
+
+_BOOLEAN, _STRING, _INT, _LONG, _DOUBLE, _LIST = (
+    ConfigType.BOOLEAN,
+    ConfigType.STRING,
+    ConfigType.INT,
+    ConfigType.LONG,
+    ConfigType.DOUBLE,
+    ConfigType.LIST,
+)
+_READ_ONLY, _PER_BROKER, _CLUSTER = Update.READ_ONLY, Update.PER_BROKER, Update.CLUSTER_WIDE
+
+_Row = tuple[str, ConfigType, object, Validator | None, Update, str]
+
+
+def _table(effect: Effect, *rows: _Row) -> tuple[ConfigDef, ...]:
+    return tuple(
+        ConfigDef(name, kind, None if default is None else str(default), check, effect, doc, update=update)
+        for name, kind, default, check, update, doc in rows
+    )
+
+
+_IDENTITY = _table(
+    Effect.HONOURED,
+    ("node.id", _INT, 1, at_least(0), _READ_ONLY, "This broker's id."),
+    ("broker.id", _INT, 1, None, _READ_ONLY, "The former name of node.id."),
+    ("broker.rack", _STRING, None, None, _READ_ONLY, "The rack (availability zone) this broker is in."),
+    ("listeners", _LIST, "PLAINTEXT://:9092", None, _READ_ONLY, "Addresses this broker listens on."),
+    ("advertised.listeners", _LIST, None, None, _READ_ONLY, "Addresses that clients are told to connect to."),
+    ("log.dirs", _LIST, None, None, _READ_ONLY, "Where this broker keeps its write-ahead log."),
+)
+
+_TOPICS = _table(
+    Effect.HONOURED,
+    ("num.partitions", _INT, 1, at_least(1), _READ_ONLY, "Partitions of a topic that is created without a count."),
+    ("default.replication.factor", _INT, 1, at_least(1), _READ_ONLY, "Recorded when a topic is created without one."),
+    (
+        "auto.create.topics.enable",
+        _BOOLEAN,
+        "true",
+        None,
+        _READ_ONLY,
+        "Create a topic when a client first asks for it.",
+    ),
+    ("delete.topic.enable", _BOOLEAN, "true", None, _READ_ONLY, "Allow topics to be deleted."),
+)
+
+_LOG = _table(
+    Effect.HONOURED,
+    ("log.cleanup.policy", _LIST, "delete", list_of("compact", "delete"), _CLUSTER, "Default of cleanup.policy."),
+    ("log.retention.ms", _LONG, None, None, _CLUSTER, "Default of retention.ms; goes before minutes and hours."),
+    ("log.retention.minutes", _INT, None, None, _READ_ONLY, "Default retention in minutes; goes before hours."),
+    ("log.retention.hours", _INT, 168, None, _READ_ONLY, "Default retention in hours."),
+    ("log.retention.bytes", _LONG, -1, None, _CLUSTER, "Default of retention.bytes."),
+    ("log.retention.check.interval.ms", _LONG, 300000, at_least(1), _READ_ONLY, "Time between two retention checks."),
+    ("message.max.bytes", _INT, 1048588, at_least(0), _CLUSTER, "Default of max.message.bytes."),
+    (
+        "log.message.timestamp.type",
+        _STRING,
+        "CreateTime",
+        one_of(*TIMESTAMP_TYPES),
+        _CLUSTER,
+        "Default of message.timestamp.type.",
+    ),
+    (
+        "log.message.timestamp.before.max.ms",
+        _LONG,
+        LONG_MAX,
+        at_least(0),
+        _CLUSTER,
+        "Default of message.timestamp.before.max.ms.",
+    ),
+    (
+        "log.message.timestamp.after.max.ms",
+        _LONG,
+        3600000,
+        at_least(0),
+        _CLUSTER,
+        "Default of message.timestamp.after.max.ms.",
+    ),
+    (
+        "producer.id.expiration.ms",
+        _INT,
+        86400000,
+        at_least(1),
+        _CLUSTER,
+        "How long an idle idempotent producer's state is remembered.",
+    ),
+)
+
+_NETWORK = _table(
+    Effect.HONOURED,
+    (
+        "socket.request.max.bytes",
+        _INT,
+        104857600,
+        at_least(1),
+        _READ_ONLY,
+        "The largest request; more ends the connection.",
+    ),
+    ("fetch.max.bytes", _INT, 57671680, at_least(1024), _READ_ONLY, "The most bytes in one fetch response."),
+    ("max.connections", _INT, INT_MAX, at_least(0), _CLUSTER, "Connections this broker accepts."),
+    ("max.connections.per.ip", _INT, INT_MAX, at_least(0), _CLUSTER, "Connections accepted from one address."),
+    ("connections.max.idle.ms", _LONG, 600000, None, _READ_ONLY, "An idle connection is closed after this time."),
+    ("queued.max.requests", _INT, 500, at_least(1), _READ_ONLY, "Unanswered requests before a connection is not read."),
+    ("queued.max.request.bytes", _LONG, -1, None, _READ_ONLY, "Bytes of unanswered requests; -1 means no limit."),
+    (
+        "max.incremental.fetch.session.cache.slots",
+        _INT,
+        1000,
+        at_least(0),
+        _READ_ONLY,
+        "Incremental fetch sessions that are kept.",
+    ),
+    ("max.request.partition.size.limit", _INT, 2000, at_least(1), _READ_ONLY, "Partitions in one paged description."),
+    ("request.timeout.ms", _INT, 30000, None, _READ_ONLY, "How long brokers wait for each other."),
+)
+
+_GROUPS = _table(
+    Effect.HONOURED,
+    ("group.min.session.timeout.ms", _INT, 6000, None, _READ_ONLY, "The shortest session timeout of a member."),
+    ("group.max.session.timeout.ms", _INT, 1800000, None, _READ_ONLY, "The longest session timeout of a member."),
+    ("group.initial.rebalance.delay.ms", _INT, 3000, None, _READ_ONLY, "How long a new group waits for more members."),
+    ("group.max.size", _INT, INT_MAX, at_least(1), _READ_ONLY, "The most members of a group."),
+    ("offset.metadata.max.bytes", _INT, 4096, None, _READ_ONLY, "The longest metadata of a committed offset."),
+    ("offsets.commit.timeout.ms", _INT, 5000, at_least(1), _READ_ONLY, "How long a commit may wait to be durable."),
+    ("offsets.retention.minutes", _INT, 10080, at_least(1), _READ_ONLY, "How long an empty group's offsets are kept."),
+    (
+        "offsets.retention.check.interval.ms",
+        _LONG,
+        600000,
+        at_least(1),
+        _READ_ONLY,
+        "Time between two checks for expired offsets.",
+    ),
+    ("offsets.topic.num.partitions", _INT, 50, at_least(1), _READ_ONLY, "Partitions of __consumer_offsets."),
+    ("offsets.topic.replication.factor", _INT, 3, at_least(1), _READ_ONLY, "Recorded for __consumer_offsets."),
+    ("offsets.topic.segment.bytes", _INT, 104857600, at_least(1), _READ_ONLY, "segment.bytes of __consumer_offsets."),
+    (
+        "offsets.topic.compression.codec",
+        _INT,
+        0,
+        None,
+        _READ_ONLY,
+        "Codec of the records in __consumer_offsets: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.",
+    ),
+)
+
+_TRANSACTIONS = _table(
+    Effect.HONOURED,
+    ("transaction.state.log.num.partitions", _INT, 50, at_least(1), _READ_ONLY, "Partitions of __transaction_state."),
+    ("transaction.state.log.replication.factor", _INT, 3, at_least(1), _READ_ONLY, "Recorded for __transaction_state."),
+    ("transaction.state.log.min.isr", _INT, 2, at_least(1), _READ_ONLY, "min.insync.replicas of __transaction_state."),
+    (
+        "transaction.state.log.segment.bytes",
+        _INT,
+        104857600,
+        at_least(1),
+        _READ_ONLY,
+        "segment.bytes of __transaction_state.",
+    ),
+    ("transaction.max.timeout.ms", _INT, 900000, at_least(1), _READ_ONLY, "The longest transaction timeout."),
+    (
+        "transactional.id.expiration.ms",
+        _INT,
+        604800000,
+        at_least(1),
+        _READ_ONLY,
+        "How long an idle transactional id is remembered.",
+    ),
+)
+
+_WITHOUT_EFFECT = _table(
+    Effect.ACCEPTED,
+    ("background.threads", _INT, 10, at_least(1), _CLUSTER, "Kafka's background threads."),
+    ("num.io.threads", _INT, 8, at_least(1), _CLUSTER, "Kafka's request threads."),
+    ("num.network.threads", _INT, 3, at_least(1), _CLUSTER, "Kafka's network threads."),
+    ("num.recovery.threads.per.data.dir", _INT, 2, at_least(1), _CLUSTER, "Kafka's log recovery threads."),
+    ("num.replica.fetchers", _INT, 1, None, _CLUSTER, "Kafka's replication threads."),
+    ("min.insync.replicas", _INT, 1, at_least(1), _CLUSTER, "Default of min.insync.replicas."),
+    ("unclean.leader.election.enable", _BOOLEAN, "false", None, _CLUSTER, "Default of the topic config of this name."),
+    ("auto.leader.rebalance.enable", _BOOLEAN, "true", None, _READ_ONLY, "Move leadership back to preferred replicas."),
+    ("compression.type", _STRING, "producer", one_of(*COMPRESSION_TYPES), _CLUSTER, "Default of compression.type."),
+    ("compression.gzip.level", _INT, -1, gzip_level, _CLUSTER, "Default of compression.gzip.level."),
+    ("compression.lz4.level", _INT, 9, between(1, 17), _CLUSTER, "Default of compression.lz4.level."),
+    ("compression.zstd.level", _INT, 3, between(-131072, 22), _CLUSTER, "Default of compression.zstd.level."),
+    ("log.cleaner.delete.retention.ms", _LONG, 86400000, at_least(0), _CLUSTER, "Default of delete.retention.ms."),
+    ("log.cleaner.max.compaction.lag.ms", _LONG, LONG_MAX, at_least(1), _CLUSTER, "Default of max.compaction.lag.ms."),
+    ("log.cleaner.min.compaction.lag.ms", _LONG, 0, at_least(0), _CLUSTER, "Default of min.compaction.lag.ms."),
+    ("log.cleaner.min.cleanable.ratio", _DOUBLE, 0.5, between(0, 1), _CLUSTER, "Default of min.cleanable.dirty.ratio."),
+    ("log.flush.interval.messages", _LONG, LONG_MAX, at_least(1), _CLUSTER, "Default of flush.messages."),
+    ("log.flush.interval.ms", _LONG, None, None, _CLUSTER, "Default of flush.ms."),
+    ("log.index.interval.bytes", _INT, 4096, at_least(0), _CLUSTER, "Default of index.interval.bytes."),
+    ("log.index.size.max.bytes", _INT, 10485760, at_least(4), _CLUSTER, "Default of segment.index.bytes."),
+    ("log.local.retention.bytes", _LONG, -2, at_least(-2), _CLUSTER, "Default of local.retention.bytes."),
+    ("log.local.retention.ms", _LONG, -2, at_least(-2), _CLUSTER, "Default of local.retention.ms."),
+    ("log.preallocate", _BOOLEAN, "false", None, _CLUSTER, "Default of preallocate."),
+    ("log.roll.hours", _INT, 168, at_least(1), _READ_ONLY, "Default of segment.ms, in hours."),
+    ("log.roll.ms", _LONG, None, at_least(1), _CLUSTER, "Default of segment.ms; goes before hours."),
+    ("log.roll.jitter.hours", _INT, 0, at_least(0), _READ_ONLY, "Default of segment.jitter.ms, in hours."),
+    ("log.roll.jitter.ms", _LONG, None, None, _CLUSTER, "Default of segment.jitter.ms; goes before hours."),
+    ("log.segment.bytes", _INT, 1073741824, at_least(1048576), _CLUSTER, "Default of segment.bytes."),
+    ("log.segment.delete.delay.ms", _LONG, 60000, at_least(0), _CLUSTER, "Default of file.delete.delay.ms."),
+)
+
+BROKER_CONFIGS: dict[str, ConfigDef] = by_name(
+    _IDENTITY + _TOPICS + _LOG + _NETWORK + _GROUPS + _TRANSACTIONS + _WITHOUT_EFFECT
+)
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("log.retention.ms", "log.retention.minutes", "log.retention.hours"),
+        ("log.retention.ms", "log.retention.minutes", "log.retention.hours"),
+    ),
+    **dict.fromkeys(("log.roll.ms", "log.roll.hours"), ("log.roll.ms", "log.roll.hours")),
+    **dict.fromkeys(("log.roll.jitter.ms", "log.roll.jitter.hours"), ("log.roll.jitter.ms", "log.roll.jitter.hours")),
+}
+"""Broker configs that say the same in different units, strongest first."""
