@@ -33,12 +33,24 @@ class BrokerFenced(CatalogError):
     """Another registration of this node id, or the end of its lease, has taken this broker's place."""
 
 
+class BrokerAlreadyRegistered(CatalogError):
+    """Another process holds this node id with a live lease. The message names its address."""
+
+
 class StreamEpochFenced(CatalogError):
-    """A stream was opened by somebody else since."""
+    """A stream was opened by somebody else since, or is still open at a broker that is not recovered."""
+
+
+class UnknownStream(CatalogError):
+    """No such stream: its topic was deleted."""
 
 
 class OffsetsNotContinuous(CatalogError):
     """A commit does not begin where the stream's committed end is."""
+
+
+class ObjectGone(CatalogError):
+    """A prepared object was given up (`abandoned_objects`) before its commit. Upload again under a new id."""
 
 
 class TopicExists(CatalogError):
@@ -53,7 +65,9 @@ class UnknownTopic(CatalogError):
 class BrokerInfo:
     """A registered broker. `alive`: its lease had not run out, by the database's clock, when this was read.
 
-    `closed` is set by a clean shutdown: its WAL is empty and its streams are closed, so that anybody may take them.
+    `closed`: its WAL holds nothing that is not in objects and its streams are closed, because it shut down cleanly or
+    was recovered; anybody may take its partitions. `fenced`: its writes are refused from now on, and its WAL is to be
+    recovered before anybody opens its streams.
     """
 
     node_id: int
@@ -64,6 +78,7 @@ class BrokerInfo:
     wal_url: str
     alive: bool
     closed: bool
+    fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +94,7 @@ class PartitionInfo:
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """A topic with all its partitions, in index order. `configs` holds only what was set, Kafka's names and text values."""
+    """A topic with all its partitions, in index order. `configs`: only what was set, Kafka's names and text values."""
 
     topic_id: UUID
     name: str
@@ -114,7 +129,7 @@ class StreamRange:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """A committed object and the ranges it holds (sorted by stream id, then offset)."""
+    """A committed object and those of its ranges that were asked for (sorted by stream id, then offset)."""
 
     object_id: int
     key: str
@@ -154,28 +169,38 @@ class Catalog(Protocol):
 
     async def close(self) -> None: ...
 
-    # -- brokers ----------------------------------------------------------------------------------------------------
+    # -- brokers ---------------------------------------------------------------------------------------------
     async def register_broker(
         self, node_id: int, host: str, port: int, rack: str | None, wal_url: str, lease_ms: int, incarnation: UUID
     ) -> BrokerInfo:
-        """A new epoch for this node id. The former registration, if any, is fenced from now on.
+        """A new epoch for this node id; epochs grow over all nodes. The former registration, if any, is fenced now.
 
-        Raises CatalogError if a *different* incarnation of the node id still holds a live lease and was not closed.
-        (The caller decides whether it may take over: it passes `takeover=...` via `fence_broker` first.)
+        Raises BrokerAlreadyRegistered if a *different* incarnation of the node id holds a live lease and was not
+        closed; a caller with proof that its process is gone calls `fence_broker` first. The same incarnation asking
+        again (a lost answer) gets its current epoch. What the former registration left is in `unrecovered()`.
         """
 
-    async def fence_broker(self, node_id: int, epoch: int) -> None:
-        """End this registration's lease now: the caller has proof (the WAL's lock) that its process is gone."""
+    async def fence_broker(self, node_id: int, epoch: int, *, only_expired: bool = False) -> bool:
+        """End this registration now; returns whether it is at an end (fenced, closed, recovered or forgotten).
+
+        Without `only_expired` the caller has proof that its process can not acknowledge any more (the WAL's lock, a
+        seal). With it nothing happens unless the lease has run out by the database's clock. A registration that has no
+        stream open counts as recovered at once.
+        """
+
+    async def unrecovered(self) -> list[BrokerInfo]:
+        """Fenced registrations, superseded ones of a node id too, that wait for `recovered`, with their WAL's URL."""
 
     async def renew_lease(self, node_id: int, broker_epoch: int, lease_ms: int) -> None:
-        """Raises BrokerFenced."""
+        """A lease that ran out may be renewed as long as nobody fenced the broker. Raises BrokerFenced."""
 
     async def close_broker(self, node_id: int, broker_epoch: int) -> None:
-        """Clean shutdown: streams closed, WAL empty. Ends the lease."""
+        """Clean shutdown: streams closed, WAL empty. Ends the lease. Raises CatalogError if a stream is still open."""
 
-    async def brokers(self) -> list[BrokerInfo]: ...
+    async def brokers(self) -> list[BrokerInfo]:
+        """The latest registration of every node id, by node id."""
 
-    # -- topics, partitions, configs -----------------------------------------------------------------------------------
+    # -- topics, partitions, configs -------------------------------------------------------------------------
     async def create_topic(self, topic: NewTopic) -> TopicInfo:
         """Creates its streams too (closed, epoch 0). Raises TopicExists (names are compared exactly)."""
 
@@ -195,46 +220,75 @@ class Catalog(Protocol):
         """None removes. For type "topic" the name is the topic's. Raises UnknownTopic."""
 
     async def load_changes(self, after: int) -> Changes:
-        """Everything for after=0."""
+        """Everything for after=0. Brokers whose lease has run out and that nobody fenced yet are always included."""
 
-    # -- streams --------------------------------------------------------------------------------------------------------
+    # -- streams ---------------------------------------------------------------------------------------------
     async def open_streams(self, node_id: int, broker_epoch: int, stream_ids: Sequence[int]) -> list[StreamInfo]:
-        """New epochs, in the order asked. Raises StreamEpochFenced if one is open at another broker that is alive or
-        not recovered, BrokerFenced."""
+        """New epochs, in the order asked. A stream that was trimmed beyond its committed end begins at its start.
+
+        Raises StreamEpochFenced if one is open at another broker (or under a former epoch of this one) that is alive or
+        not recovered, UnknownStream, BrokerFenced. All or nothing.
+        """
 
     async def close_streams(self, node_id: int, broker_epoch: int, epochs: Mapping[int, int]) -> None:
         """Stream id -> epoch. Closing what is closed under the same epoch is no error."""
 
     async def trim_streams(self, node_id: int, broker_epoch: int, starts: Mapping[int, tuple[int, int]]) -> None:
-        """Stream id -> (epoch, new start offset). Objects wholly below every start are marked for deletion."""
+        """Stream id -> (epoch, new start offset). Objects wholly below every start are marked for deletion.
 
-    async def stream_infos(self, stream_ids: Sequence[int]) -> list[StreamInfo]: ...
+        A start never goes back, and may lie beyond the committed end. Deleted streams are skipped. Raises BrokerFenced,
+        StreamEpochFenced.
+        """
+
+    async def stream_infos(self, stream_ids: Sequence[int]) -> list[StreamInfo]:
+        """In the order asked; deleted ones are left out."""
 
     async def live_objects(self, stream_ids: Sequence[int]) -> list[ObjectInfo]:
-        """Committed objects that hold ranges of any of these streams at or above their start offset."""
+        """Committed objects that hold ranges of any of these streams at or above their start offset, by object id.
 
-    # -- objects ----------------------------------------------------------------------------------------------------------
+        Only those ranges are listed. Read in pages, each its own transaction; an object that is committed meanwhile may
+        be missing, one that is retired meanwhile may be listed.
+        """
+
+    # -- objects ---------------------------------------------------------------------------------------------
     async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:
         """Register `count` objects before their upload; returns (object id, key). Keys spread over prefixes."""
 
     async def commit_object(
-        self, node_id: int, broker_epoch: int, object_id: int, size: int, ranges: Sequence[StreamRange], epochs: Mapping[int, int]
+        self,
+        node_id: int,
+        broker_epoch: int,
+        object_id: int,
+        size: int,
+        ranges: Sequence[StreamRange],
+        epochs: Mapping[int, int],
     ) -> None:
         """Checks broker epoch, stream epochs (`epochs`: stream id -> epoch) and that each range begins at the stream's
         committed end; moves the ends. Committing the same object again is no error (a lost answer may be retried).
 
-        Raises BrokerFenced, StreamEpochFenced, OffsetsNotContinuous. A stream that was deleted meanwhile is skipped.
+        A range may skip offsets that were trimmed. The streams are open at this broker, or at one that is fenced and
+        that this one recovers. A stream that was deleted meanwhile is skipped.
+
+        Raises BrokerFenced, StreamEpochFenced, OffsetsNotContinuous, ObjectGone.
         """
 
     async def recovered(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:
-        """The WAL of (node_id, epoch) is in objects: its streams are closed, its partitions may be claimed."""
+        """The WAL of (node_id, epoch) is in objects: its streams are closed, its partitions may be claimed.
+
+        Saying so again is no error. Raises CatalogError if the registration was not fenced before, BrokerFenced for
+        the recovering one.
+        """
 
     async def abandoned_objects(self, older_than_ms: int, limit: int) -> list[tuple[int, str]]:
-        """Prepared and never committed (by age on the database's clock, or of a fenced broker epoch), or marked for deletion."""
+        """(Object id, key) of what the bucket need not keep any more; from now on none of them can be committed.
+
+        Prepared and never committed (for `older_than_ms` by the database's clock, or of a broker epoch that ended), or
+        marked for deletion `older_than_ms` ago. They are listed until `forget_objects`.
+        """
 
     async def forget_objects(self, object_ids: Sequence[int]) -> None:
         """They are gone from the bucket."""
 
-    # -- ids ---------------------------------------------------------------------------------------------------------------
+    # -- ids -------------------------------------------------------------------------------------------------
     async def allocate_producer_ids(self, node_id: int, broker_epoch: int, count: int) -> int:
         """The first of `count` producer ids that nobody else gets."""
