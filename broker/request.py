@@ -59,16 +59,19 @@ class Deferred:
     `cancelled` becomes true, and `on_cancel` is called, when the connection is gone and nobody waits any more.
     """
 
-    __slots__ = ("cancelled", "on_cancel", "on_complete", "response")
+    __slots__ = ("cancelled", "done", "on_cancel", "on_complete", "response")
 
     def __init__(self) -> None:
         self.response: Any = None
         self.on_complete: Callable[[Deferred], None] | None = None
         self.on_cancel: Callable[[], None] | None = None
         self.cancelled = False
+        self.done = False
 
     def complete(self, response: Any) -> None:
+        """Also before the handler returns. `response` None: no answer is sent."""
         self.response = response
+        self.done = True
         if self.on_complete is not None and not self.cancelled:
             self.on_complete(self)
 

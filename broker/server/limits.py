@@ -1,0 +1,68 @@
+"""Bounds of the server, and the account of request memory that all connections share."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Sizes in bytes, times in ms. The first three carry Kafka's broker config names."""
+
+    socket_request_max_bytes: int = 104_857_600
+    max_connections: int = 10_000
+    connections_max_idle_ms: int = 600_000
+    in_flight_requests_max: int = 128
+    """Requests of one connection that are dispatched and not answered; beyond it the connection is not read."""
+    write_buffer_size_max: int = 1_048_576
+    """Response bytes handed to the transport of one connection and not sent, before it is no longer read nor served."""
+    request_memory_max: int = 134_217_728
+    """Bytes of received requests in memory, over all connections, before reading pauses."""
+    stop_grace_ms: int = 3_000
+    """How long a graceful stop waits for requests in flight."""
+
+
+class RequestMemory:
+    """Counts the bytes of requests that are being received or handled, and holds readers back above `size_max`.
+
+    One connection at a time is exempt, the first that was held back: it may finish the frame it is in, so that many
+    half-received large requests cannot block each other for ever. The overshoot is one request of the largest size.
+    """
+
+    __slots__ = ("_exempt", "_waiters", "size", "size_max")
+
+    def __init__(self, size_max: int) -> None:
+        self.size = 0
+        self.size_max = size_max
+        self._waiters: deque[Callable[[], None]] = deque()
+        self._exempt: object = None
+
+    def charge(self, size: int) -> None:
+        self.size += size
+
+    def release(self, size: int) -> None:
+        self.size -= size
+        while self._waiters and self.size < self.size_max:
+            self._waiters.popleft()()
+
+    def must_wait(self, reader: object, in_frame: bool) -> bool:
+        """Whether `reader` has to stop reading; a reader that is inside a frame may become the exempt one."""
+        if self.size < self.size_max or self._exempt is reader:
+            return False
+        if in_frame and self._exempt is None:
+            self._exempt = reader
+            return False
+        return True
+
+    def wait(self, resume: Callable[[], None]) -> None:
+        """Call `resume` once when there is room."""
+        self._waiters.append(resume)
+
+    def frame_done(self, reader: object) -> None:
+        """`reader` has received its frame, or is gone: the next one that is held back inside a frame may be exempt."""
+        if self._exempt is reader:
+            self._exempt = None
+            for _ in range(len(self._waiters)):
+                self._waiters.popleft()()

@@ -1,0 +1,144 @@
+"""From received bytes to request frames, without I/O.
+
+A frame on the wire is a signed 32-bit size and as many bytes. Bytes arrive in one of two places:
+
+* the **chunk**, shared by all connections of a loop (a transport fills and reports it in one step, so nothing stays in
+  it between connections). Each complete frame in it is copied once, into its own bytearray: records stay mutable for
+  stamping, and are kept by the log cache;
+* the **open frame**: once the size of an incomplete frame is known to be large, the rest is received straight into it.
+
+An open frame is allocated in steps as its bytes come, so a client that announces 100 MB and sends nothing costs one
+step. Frames are handed out one at a time (`next_frame`), so a connection that has to stop reading can stop in the
+middle of a chunk: `keep` moves what is left out of the chunk.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from protocol.errors import FrameTooLarge
+
+CHUNK_SIZE = 262_144
+DIRECT_SIZE_MIN = 65_536
+"""What is missing of a frame is received straight into it from this size on; less comes through the chunk."""
+ALLOCATION_STEP = 1_048_576
+
+_read_size = Struct(">i").unpack_from
+
+
+class Receiver:
+    """Receives the frames of one connection. `buffer()`, fill it, `received(n)`, then `next_frame()` until None."""
+
+    __slots__ = ("_chunk", "_chunk_view", "_end", "_frame", "_frame_received", "_frame_size", "_position", "_rest", "size_max")
+
+    def __init__(self, chunk: bytearray, size_max: int) -> None:
+        self._chunk = chunk
+        self._chunk_view = memoryview(chunk)
+        self._position = 0
+        self._end = 0
+        self._rest: bytearray | None = None
+        self._frame: bytearray | None = None
+        self._frame_size = 0
+        self._frame_received = 0
+        self.size_max = size_max
+
+    @property
+    def open_frame_size(self) -> int:
+        """Bytes allocated for the frame that is being received; 0 between frames."""
+        return len(self._frame) if self._frame is not None else 0
+
+    @property
+    def in_frame(self) -> bool:
+        return self._frame is not None
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes belong; valid until `received`."""
+        frame = self._frame
+        if frame is not None and self._frame_size - self._frame_received >= DIRECT_SIZE_MIN:
+            if self._frame_received == len(frame):
+                frame += bytes(min(self._frame_size, 2 * len(frame)) - len(frame))
+            return memoryview(frame)[self._frame_received :]
+        return self._chunk_view
+
+    def received(self, size: int) -> None:
+        """`size` bytes have come into what `buffer` returned."""
+        frame = self._frame
+        if frame is not None and self._frame_size - self._frame_received >= DIRECT_SIZE_MIN:
+            self._frame_received += size
+        else:
+            self._position = 0
+            self._end = size
+
+    def next_frame(self) -> bytearray | None:
+        """The next complete frame (without its size), or None: more bytes are needed. Raises FrameTooLarge."""
+        frame = self._frame
+        if frame is not None:
+            return self._continue_frame(frame)
+        if self._rest is not None:
+            return self._next_of_rest()
+        chunk = self._chunk
+        position = self._position
+        available = self._end - position
+        if available >= 4:
+            size = _read_size(chunk, position)[0]
+            if 0 <= size <= available - 4:
+                position += 4
+                self._position = end = position + size
+                return chunk[position:end]
+            self._position = position + 4
+            return self._continue_frame(self._open_frame(size, available - 4))
+        if available:
+            self.keep()
+        return None
+
+    def keep(self) -> None:
+        """Move what is left in the chunk out of it: the connection reads no further for now."""
+        if self._position < self._end:
+            left = self._chunk[self._position : self._end]
+            self._rest = left if self._rest is None else self._rest + left
+        self._position = self._end = 0
+
+    def _next_of_rest(self) -> bytearray | None:
+        """As `next_frame`, from what was kept (rare: after a pause, or when a size itself came in two parts)."""
+        rest = self._rest
+        assert rest is not None
+        if self._position < self._end:
+            rest += self._chunk[self._position : self._end]
+            self._position = self._end = 0
+        if len(rest) < 4:
+            return None
+        size = _read_size(rest)[0]
+        if 0 <= size <= len(rest) - 4:
+            frame = rest[4 : 4 + size]
+            del rest[: 4 + size]
+            if not rest:
+                self._rest = None
+            return frame
+        received = len(rest) - 4
+        self._open_frame(size, received)[:received] = memoryview(rest)[4:]
+        self._frame_received = received
+        self._rest = None
+        return None
+
+    def _open_frame(self, size: int, available: int) -> bytearray:
+        if not 0 <= size <= self.size_max:
+            raise FrameTooLarge(size, self.size_max)
+        self._frame = frame = bytearray(min(size, max(ALLOCATION_STEP, available)))
+        self._frame_size = size
+        self._frame_received = 0
+        return frame
+
+    def _continue_frame(self, frame: bytearray) -> bytearray | None:
+        count = min(self._end - self._position, self._frame_size - self._frame_received)
+        if count > 0:
+            start = self._frame_received
+            if start + count > len(frame):
+                frame += bytes(self._frame_size - len(frame))
+            with memoryview(frame) as target:
+                target[start : start + count] = self._chunk_view[self._position : self._position + count]
+            self._position += count
+            self._frame_received = start + count
+        if self._frame_received < self._frame_size:
+            return None
+        self._frame = None
+        return frame
