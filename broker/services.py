@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from broker.coordinator.group.service import GroupService
     from broker.fetch_sessions import FetchSessions
     from broker.partitions import Partitions
+    from broker.producer_ids import ProducerIds
     from s3stream.api import Storage
     from s3stream.catalog.api import Catalog
 
@@ -34,4 +35,5 @@ class Services:
     """Creates, deletes, extends topics and alters configs: catalog transaction, image refresh, partitions opened."""
     groups: GroupService
     fetch_sessions: FetchSessions
+    producer_ids: ProducerIds
     now_ms: Callable[[], int]

@@ -1,0 +1,92 @@
+"""How the state of a partition comes back: the newest usable snapshot, then the batch headers after it.
+
+The cost is bounded by the tail: what was appended since the snapshot. Nothing here decodes a record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from broker.partition.leader_epochs import LeaderEpochs
+from broker.partition.producer_state import NO_PRODUCER_ID, ProducerStates
+from broker.partition.snapshot import PartitionSnapshot, SnapshotUnreadable, decode_snapshot
+from protocol.records import iter_batches
+from s3stream.api import OffsetOutOfRange, Stream
+
+log = structlog.get_logger()
+
+REPLAY_CHUNK_SIZE = 1 << 20
+_SNAPSHOT_SIZE_MAX = 256 << 20
+
+
+@dataclass(slots=True)
+class RecoveredState:
+    """`snapshot_offset` is the log offset of the snapshot used (-1: none), `replayed_size` what was read after it."""
+
+    leader_epochs: LeaderEpochs
+    producers: ProducerStates
+    snapshot_offset: int
+    replayed_size: int
+
+
+def empty_state() -> RecoveredState:
+    """The state of a log that nothing was ever appended to."""
+    return RecoveredState(LeaderEpochs(), ProducerStates(), -1, 0)
+
+
+async def recover_state(log_stream: Stream, state_stream: Stream) -> RecoveredState:
+    """The state of a log as of its end. Raises errors of the storage."""
+    snapshot = await _last_snapshot(log_stream, state_stream)
+    if snapshot is None:
+        recovered = empty_state()
+        offset = log_stream.start_offset
+    else:
+        recovered = RecoveredState(snapshot.leader_epochs, snapshot.producers, snapshot.log_offset, 0)
+        offset = max(snapshot.log_offset, log_stream.start_offset)
+    await _replay(log_stream, offset, recovered)
+    recovered.leader_epochs.trim(log_stream.start_offset)
+    return recovered
+
+
+async def _last_snapshot(log_stream: Stream, state_stream: Stream) -> PartitionSnapshot | None:
+    for offset in range(state_stream.next_offset - 1, state_stream.start_offset - 1, -1):
+        found = await state_stream.fetch(offset, _SNAPSHOT_SIZE_MAX, offset + 1)
+        data = found.buffers[0] if len(found.buffers) == 1 else b"".join(found.buffers)
+        try:
+            snapshot = decode_snapshot(data)
+        except SnapshotUnreadable as error:
+            log.warning("snapshot skipped", stream=state_stream.stream_id, offset=offset, error=str(error))
+            continue
+        # a snapshot beyond the end of the log describes records that were given up with a lost disk
+        if snapshot.log_offset <= log_stream.next_offset:
+            return snapshot
+    return None
+
+
+async def _replay(log_stream: Stream, offset: int, recovered: RecoveredState) -> None:
+    epochs, producers = recovered.leader_epochs, recovered.producers
+    end_offset = log_stream.confirmed_offset
+    while offset < end_offset:
+        found = await log_stream.fetch(offset, REPLAY_CHUNK_SIZE, end_offset)
+        if found.next_offset <= offset:
+            raise OffsetOutOfRange(f"stream {log_stream.stream_id} returns nothing at offset {offset}")
+        for buffer in found.buffers:
+            for header, _ in iter_batches(buffer):
+                if header.base_offset < offset and header.last_offset < offset:
+                    continue
+                epochs.assign(header.partition_leader_epoch, header.base_offset)
+                if header.producer_id != NO_PRODUCER_ID and not header.is_control:
+                    producers.record(
+                        header.producer_id,
+                        header.producer_epoch,
+                        header.base_sequence,
+                        header.last_offset_delta + 1,
+                        header.base_offset,
+                        header.max_timestamp,
+                    )
+        recovered.replayed_size += found.size
+        offset = found.next_offset
+        await asyncio.sleep(0)

@@ -1,0 +1,202 @@
+"""The partitions led by this broker: opened, looked up, kept in step with the metadata image, closed.
+
+Invariants
+----------
+* `get` returns a partition only while it is led here and its state has been recovered.
+* The streams of everything that is opened together are opened in one catalog transaction.
+* Opening and closing of one topic never overlap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from broker.cluster.image import MetadataImage
+from broker.partition.opening import RecoveredState, empty_state, recover_state
+from broker.partition.partition import Partition
+from s3stream.api import Storage, Stream
+from s3stream.catalog.api import Changes, PartitionInfo, TopicInfo
+
+log = structlog.get_logger()
+
+RECOVERIES_MAX = 32
+"""Partitions whose state is read at the same time."""
+
+_Wanted = tuple[TopicInfo, PartitionInfo]
+
+
+class Partitions:
+    """See the module docstring. Follows the image from its construction on."""
+
+    def __init__(self, node_id: int, storage: Storage, image: MetadataImage, now_ms: Callable[[], int]) -> None:
+        self._node_id = node_id
+        self._storage = storage
+        self._image = image
+        self._now_ms = now_ms
+        self._by_name: dict[tuple[str, int], Partition] = {}
+        self._by_topic: dict[UUID, dict[int, Partition]] = {}
+        self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._recovering = asyncio.Semaphore(RECOVERIES_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._unsubscribe = image.subscribe(self._follow)
+
+    # -- look-ups ---------------------------------------------------------------------------------------------------
+    def get(self, topic: str, index: int) -> Partition | None:
+        return self._by_name.get((topic, index))
+
+    def all(self) -> Iterable[Partition]:
+        return self._by_name.values()
+
+    # -- opening and closing ----------------------------------------------------------------------------------------
+    async def open_topic(self, topic: TopicInfo) -> None:
+        """Open those of its partitions that are led here and not open yet. Raises errors of storage and catalog."""
+        async with self._locks[topic.topic_id]:
+            await self._open([(topic, each) for each in topic.partitions if self._is_missing(topic, each)])
+
+    async def open_all(self) -> None:
+        """Open everything that the image says is led here."""
+        wanted = [(topic, each) for topic in self._image.topics() for each in topic.partitions]
+        await self._open([(topic, each) for topic, each in wanted if self._is_missing(topic, each)])
+
+    async def close_topic(self, topic_id: UUID) -> None:
+        """Close what is open of it, after saving its state."""
+        async with self._locks[topic_id]:
+            partitions = self._forget(topic_id)
+            now_ms = self._now_ms()
+            await asyncio.gather(*(partition.close(now_ms) for partition in partitions))
+
+    async def close_all(self) -> None:
+        """Accept nothing more and save every state; `Storage.close` then uploads and closes all streams at once."""
+        self._closed = True
+        self._unsubscribe()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        now_ms = self._now_ms()
+        for count, partition in enumerate(list(self._by_name.values()), 1):
+            partition.stop()
+            partition.save(now_ms)
+            if count % 100 == 0:
+                await asyncio.sleep(0)
+        self._by_name.clear()
+        self._by_topic.clear()
+
+    def _is_missing(self, topic: TopicInfo, partition: PartitionInfo) -> bool:
+        return (
+            not self._closed
+            and partition.leader == self._node_id
+            and partition.index not in self._by_topic.get(topic.topic_id, ())
+        )
+
+    async def _open(self, wanted: Sequence[_Wanted]) -> None:
+        if not wanted:
+            return
+        stream_ids = [each for _, info in wanted for each in (info.log_stream_id, info.state_stream_id)]
+        streams = await self._storage.open_streams(stream_ids)
+        pairs = list(zip(streams[::2], streams[1::2], strict=True))
+        recovered = await self._recover(pairs)
+        for (topic, info), (log_stream, state_stream), state in zip(wanted, pairs, recovered, strict=True):
+            self._add(
+                Partition(
+                    topic.name,
+                    topic.topic_id.bytes,
+                    info.index,
+                    info.leader_epoch,
+                    log_stream,
+                    state_stream,
+                    self._image.topic_config(topic.name),
+                    state,
+                ),
+                topic.topic_id,
+            )
+
+    async def _recover(self, pairs: Sequence[tuple[Stream, Stream]]) -> list[RecoveredState]:
+        """States in the order of `pairs`. A log that never had a record needs no reading."""
+        states = [empty_state() if log_stream.next_offset == 0 else None for log_stream, _ in pairs]
+
+        async def recover(position: int) -> None:
+            async with self._recovering:
+                states[position] = await recover_state(*pairs[position])
+
+        async with asyncio.TaskGroup() as group:
+            for position, state in enumerate(states):
+                if state is None:
+                    group.create_task(recover(position))
+        return [state for state in states if state is not None]
+
+    def _add(self, partition: Partition, topic_id: UUID) -> None:
+        self._by_name[(partition.topic, partition.index)] = partition
+        self._by_topic.setdefault(topic_id, {})[partition.index] = partition
+
+    def _forget(self, topic_id: UUID) -> list[Partition]:
+        partitions = list(self._by_topic.pop(topic_id, {}).values())
+        for partition in partitions:
+            key = (partition.topic, partition.index)
+            # a topic of the same name that was created since may have taken the place
+            if self._by_name.get(key) is partition:
+                del self._by_name[key]
+        return partitions
+
+    # -- following the image ----------------------------------------------------------------------------------------
+    def _follow(self, changes: Changes) -> None:
+        for topic_id, topic in changes.topics.items():
+            if topic is None:
+                self._topic_deleted(topic_id)
+            else:
+                self._topic_changed(topic)
+        if any(kind == "broker" for kind, _ in changes.configs):
+            for partition in self._by_name.values():
+                partition.set_config(self._image.topic_config(partition.topic))
+
+    def _topic_deleted(self, topic_id: UUID) -> None:
+        partitions = self._forget(topic_id)
+        for partition in partitions:
+            partition.stop()
+        if partitions or topic_id in self._locks:
+            self._spawn(self._discard(topic_id, partitions))
+
+    async def _discard(self, topic_id: UUID, partitions: list[Partition]) -> None:
+        async with self._locks[topic_id]:
+            # those too that were being opened when the topic was deleted
+            partitions += self._forget(topic_id)
+            for partition in partitions:
+                try:
+                    await partition.discard()
+                except Exception as error:
+                    log.warning(
+                        "streams of a deleted topic were not closed",
+                        topic=partition.topic,
+                        partition=partition.index,
+                        error=str(error),
+                    )
+        self._locks.pop(topic_id, None)
+
+    def _topic_changed(self, topic: TopicInfo) -> None:
+        opened = self._by_topic.get(topic.topic_id)
+        if opened is None:
+            return
+        config = self._image.topic_config(topic.name)
+        for partition in opened.values():
+            partition.set_config(config)
+            leader_epoch = topic.partitions[partition.index].leader_epoch
+            if leader_epoch > partition.leader_epoch:
+                partition.set_leader_epoch(leader_epoch)
+        if any(self._is_missing(topic, each) for each in topic.partitions):
+            self._spawn(self.open_topic(topic))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="partitions-follow")
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("partitions do not follow the metadata", error=repr(error))
