@@ -2,7 +2,7 @@
 
 A generated message class carries its definition as data. `FIELDS` holds one string per field, in wire order:
 
-    name type versions [null VERSIONS] [tag N VERSIONS] [default VALUE] [flex VERSIONS]
+    name type versions [null VERSIONS] [tag N VERSIONS] [default VALUE]
 
 `type` is `bool int8 int16 uint16 int32 int64 float64 string bytes records uuid`, the name of a struct of the same
 module, or `[]` before one of them. `VERSIONS` is `N`, `N-M`, `N+` or `none`. Codecs are compiled from this table only
@@ -46,12 +46,18 @@ class Struct:
 
 
 class Message(Struct):
-    """A top-level message. `API_KEY` is the record type for coordinator keys and values, -1 where there is none."""
+    """A top-level message. `API_KEY` is the record type of a coordinator's values, -1 where there is none."""
 
     __slots__ = ()
     API_KEY: ClassVar[int] = -1
     VERSIONS: ClassVar[tuple[int, int]]
     FLEXIBLE_SINCE: ClassVar[int] = NEVER_FLEXIBLE
+
+
+class RecordKey(Message):
+    """A coordinator record's key: its record type, `API_KEY`, is what goes before it instead of a version."""
+
+    __slots__ = ()
 
 
 class Versions(NamedTuple):
@@ -87,14 +93,12 @@ class Field(NamedTuple):
     tagged: Versions
     default: str | None
     """As in the definition: `null`, a number, `true`; None is the type's own default."""
-    flexible: Versions | None
-    """Overrides the message's flexible versions."""
 
     @classmethod
     def parse(cls, line: str) -> Field:
         name, type_, versions, *options = line.split(" ")
         nullable = tagged = Versions(0, -1)
-        tag, default, flexible = -1, None, None
+        tag, default = -1, None
         rest = iter(options)
         for option in rest:
             if option == "null":
@@ -103,11 +107,7 @@ class Field(NamedTuple):
                 tag, tagged = int(next(rest)), Versions.parse(next(rest))
             elif option == "default":
                 default = next(rest)
-            elif option == "flex":
-                flexible = Versions.parse(next(rest))
             else:
                 raise ValueError(f"unknown option {option!r} of field {name!r}")
         array = type_.startswith("[]")
-        return cls(
-            name, type_.removeprefix("[]"), array, Versions.parse(versions), nullable, tag, tagged, default, flexible
-        )
+        return cls(name, type_.removeprefix("[]"), array, Versions.parse(versions), nullable, tag, tagged, default)

@@ -39,7 +39,7 @@ def main(jar_directory: Path) -> None:
             source = module_source(f"{name}, API key {api_key}", [request, responses[api_key]])
             _write(_PACKAGE / "messages" / f"{snake_case(name)}.py", source)
     for module, messages in sorted(records.items()):
-        title = " and ".join(message.name for message in messages)
+        title = f"Records of {module}"
         _write(_PACKAGE / "messages" / "records" / f"{module}.py", module_source(title, messages))
     _write(_PACKAGE / "api_keys.py", _api_keys_source(requests))
     subprocess.run([sys.executable, "-m", "ruff", "format", "-q", str(_PACKAGE)], check=True)

@@ -35,7 +35,6 @@ class FieldDef:
     tag: int | None
     tagged: str
     default: str | None
-    flexible: str | None
 
     @property
     def is_struct(self) -> bool:
@@ -111,7 +110,6 @@ def _add_struct(message: MessageDef, name: str, raw_fields: list[dict[str, Any]]
                 tag=raw.get("tag"),
                 tagged=raw.get("taggedVersions", "none"),
                 default=None if default is None or default == "" else str(default),
-                flexible=raw.get("flexibleVersions"),
             )
         )
     message.structs.append(StructDef(name, tuple(fields)))

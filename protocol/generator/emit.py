@@ -21,6 +21,7 @@ _PYTHON_TYPES = {
     "uint16": ("int", "0"),
     "uuid": ("bytes", "ZERO_UUID"),
 }
+_BASES = {"coordinator-key": "RecordKey"}
 _LINE_LENGTH = 120
 
 
@@ -43,7 +44,7 @@ def module_source(title: str, messages: Sequence[MessageDef]) -> str:
     else:
         lines[0] += '"""'
     lines += ["", "from __future__ import annotations", "", "from typing import ClassVar", ""]
-    base = [name for name in ("Message", "Records", "Struct", "UNSET", "ZERO_UUID") if _uses(text, name)]
+    base = [name for name in ("Message", "RecordKey", "Records", "Struct", "UNSET", "ZERO_UUID") if _uses(text, name)]
     base.sort(key=lambda name: (not name.isupper(), name))
     lines += [f"from protocol.types import {', '.join(base)}", "", ""]
     return "\n".join(lines) + "\n" + text + "\n"
@@ -76,10 +77,12 @@ def _without_collisions(messages: Sequence[MessageDef]) -> tuple[list[MessageDef
 
 
 def _class_source(struct: StructDef, message: MessageDef | None) -> str:
-    lines = [f"class {struct.name}({'Message' if message else 'Struct'}):"]
+    base = _BASES.get(message.kind, "Message") if message else "Struct"
+    lines = [f"class {struct.name}({base}):"]
     lines += _tuple_source("__slots__ = ", sorted(each.name for each in struct.fields))
     if message:
-        lines.append(f"    API_KEY: ClassVar[int] = {message.api_key}")
+        if message.api_key >= 0:
+            lines.append(f"    API_KEY: ClassVar[int] = {message.api_key}")
         lines.append(f"    VERSIONS: ClassVar[tuple[int, int]] = {message.versions}")
         if message.flexible_since is not None:
             lines.append(f"    FLEXIBLE_SINCE: ClassVar[int] = {message.flexible_since}")
@@ -106,8 +109,6 @@ def _table_line(each: FieldDef) -> str:
         parts += ["tag", str(each.tag), each.tagged]
     if each.default is not None:
         parts += ["default", _literal(each.default)]
-    if each.flexible is not None:
-        parts += ["flex", each.flexible]
     return " ".join(parts)
 
 
