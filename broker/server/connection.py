@@ -5,7 +5,7 @@ for. What cannot be answered at once gets a **slot** in a queue; a response leav
 
 Invariants
 ----------
-* Responses leave in the order of the requests; a request with a slot is answered exactly once, or the connection closes.
+* Responses leave in the order of the requests. A slot is answered exactly once, or the connection closes.
 * Reading is paused while any bit of `_paused` is set, and no request is dispatched then; frames that had arrived before
   are kept by the receiver.
 * Every slot is settled when the connection is gone: its Deferred is cancelled, and its task too unless the API runs to

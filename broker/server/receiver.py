@@ -29,7 +29,17 @@ _read_size = Struct(">i").unpack_from
 class Receiver:
     """Receives the frames of one connection. `buffer()`, fill it, `received(n)`, then `next_frame()` until None."""
 
-    __slots__ = ("_chunk", "_chunk_view", "_end", "_frame", "_frame_received", "_frame_size", "_position", "_rest", "size_max")
+    __slots__ = (
+        "_chunk",
+        "_chunk_view",
+        "_end",
+        "_frame",
+        "_frame_received",
+        "_frame_size",
+        "_position",
+        "_rest",
+        "size_max",
+    )
 
     def __init__(self, chunk: bytearray, size_max: int) -> None:
         self._chunk = chunk
