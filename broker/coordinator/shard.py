@@ -1,0 +1,273 @@
+"""One shard of a coordinator: a state machine over one partition's log.
+
+Lifecycle: LOADING (replays the log) -> ACTIVE -> CLOSED (leadership lost, or the log failed). A closed shard is not
+reopened: whoever owns it makes a new one, which loads.
+
+Invariants
+----------
+* State is applied when a record is written, before it is durable; so what an operation sees is the state after all
+  operations before it. There is no await between check and apply.
+* A reply leaves when every record written before it *about its subject* (the group, the transactional id; None: the
+  whole shard) is durable. Reads follow the same rule: nothing that could still be lost is ever shown.
+* If the log fails, the state may hold what the log does not. The shard closes at once: every pending reply is refused
+  with NOT_COORDINATOR, which clients retry after looking for the coordinator.
+* The records of one loop turn leave as one batch, bounded by `batch_size_max` bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Generic, Protocol
+
+import structlog
+
+from broker.coordinator.errors import CoordinatorError
+from broker.coordinator.log import CoordinatorLog, KeyValue, LogUnavailable
+from broker.coordinator.machine import M, Outcome, ShardTimers
+from broker.coordinator.reply import Reply
+from protocol.errors import ErrorCode
+
+log = structlog.get_logger()
+
+BATCH_SIZE_MAX = 512 * 1024
+"""Bytes of keys and values after which a batch leaves before the loop's turn ends."""
+
+_REPLAYED_PER_TURN = 1000
+_RECORD_OVERHEAD = 32
+"""At most what a record's lengths, deltas and attributes take in a batch."""
+
+
+class Scheduler(Protocol):
+    """What a shard needs of the event loop; tests give one with virtual time."""
+
+    def time(self) -> float: ...
+
+    def call_soon(self, callback: Callable[[], None], /) -> Any: ...
+
+    def call_at(self, when: float, callback: Callable[[], None], /) -> Any: ...
+
+
+class ShardState(Enum):
+    LOADING = "loading"
+    ACTIVE = "active"
+    CLOSED = "closed"
+
+
+_UNAVAILABLE = {
+    ShardState.LOADING: ErrorCode.COORDINATOR_LOAD_IN_PROGRESS,
+    ShardState.CLOSED: ErrorCode.NOT_COORDINATOR,
+}
+
+
+class _Batch:
+    """Records that are appended together, and the replies that wait for them."""
+
+    __slots__ = ("records", "replies", "size", "subjects")
+
+    def __init__(self) -> None:
+        self.records: list[KeyValue] = []
+        self.size = 0
+        self.replies: list[tuple[Reply, Any]] = []
+        self.subjects: set[str | None] = set()
+
+
+class Shard(Generic[M]):
+    """`new_machine` makes an empty machine around the shard's timers; `now_ms` is wall-clock time."""
+
+    def __init__(
+        self,
+        index: int,
+        coordinator_log: CoordinatorLog,
+        new_machine: Callable[[ShardTimers], M],
+        scheduler: Scheduler,
+        now_ms: Callable[[], int],
+        on_failure: Callable[[Shard[M], Exception], None],
+        *,
+        batch_size_max: int = BATCH_SIZE_MAX,
+    ) -> None:
+        self.index = index
+        self.state = ShardState.LOADING
+        self.timers: ShardTimers = ShardTimers(int(scheduler.time() * 1000))
+        self.machine = new_machine(self.timers)
+        self._log = coordinator_log
+        self._scheduler = scheduler
+        self._now_ms = now_ms
+        self._on_failure = on_failure
+        self._batch_size_max = batch_size_max
+        self._batch: _Batch | None = None
+        self._in_flight: deque[_Batch] = deque()
+        self._pending: dict[str | None, _Batch] = {}
+        self._wake: Any = None
+        self._wake_ms = 0
+
+    # -- loading ----------------------------------------------------------------------------------------------------
+    async def load(self) -> None:
+        """Replay the log, last value of each key; then serve. Raises what reading the log raises.
+
+        A key's earlier values are never decoded, and its tombstone drops it: machines do not depend on the order of
+        different keys.
+        """
+        latest: dict[bytes, bytes] = {}
+        async for chunk in self._log.read_all():
+            for (key, value), _ in chunk:
+                if value is None:
+                    latest.pop(key, None)
+                else:
+                    latest[key] = value
+        machine = self.machine
+        for count, (key, value) in enumerate(latest.items(), 1):
+            record = machine.decode(key, value)
+            if record is not None:
+                machine.replay(record)
+            if not count % _REPLAYED_PER_TURN:
+                await asyncio.sleep(0)
+        if self.state is ShardState.LOADING:
+            self.state = ShardState.ACTIVE
+            out = self._begin()
+            machine.loaded(out)
+            self._settle(None, out)
+            self._arm()
+
+    # -- operations -------------------------------------------------------------------------------------------------
+    def submit(self, subject: str | None, reply: Reply, operation: Callable[[M, Outcome], None]) -> None:
+        """Run one operation now. `reply` is answered by it, parked by it in the state, or refused."""
+        if self.state is not ShardState.ACTIVE:
+            reply.refuse(_UNAVAILABLE[self.state])
+            return
+        out = self._begin()
+        try:
+            operation(self.machine, out)
+        except CoordinatorError as error:
+            out.answer(reply, reply.refusal(error.code))
+        self._settle(subject, out)
+        self._arm()
+
+    def close(self) -> None:
+        """Leadership is lost: whatever is pending or parked is refused. What was appended stays in the log."""
+        if self.state is not ShardState.CLOSED:
+            self._close()
+
+    def _begin(self) -> Outcome:
+        self.timers.now_ms = int(self._scheduler.time() * 1000)
+        return Outcome(self._now_ms())
+
+    def _settle(self, subject: str | None, out: Outcome) -> None:
+        if out.records:
+            self._write(subject, out.records)
+        if out.replies:
+            self._reply(subject, out.replies)
+
+    def _write(self, subject: str | None, records: list[Any]) -> None:
+        for record in records:
+            key_value = record.encode()
+            self.machine.replay(record)
+            key, value = key_value
+            size = len(key) + (len(value) if value is not None else 0) + _RECORD_OVERHEAD
+            batch = self._batch
+            if batch is not None and batch.size + size > self._batch_size_max:
+                self._flush()
+                if self.state is ShardState.CLOSED:
+                    return
+                batch = None
+            if batch is None:
+                batch = self._batch = _Batch()
+                self._scheduler.call_soon(self._flush)
+            batch.records.append(key_value)
+            batch.size += size
+            batch.subjects.add(subject)
+            self._pending[subject] = batch
+
+    def _reply(self, subject: str | None, replies: list[tuple[Reply, Any]]) -> None:
+        if self.state is ShardState.CLOSED:
+            for reply, _ in replies:
+                reply.refuse(ErrorCode.NOT_COORDINATOR)
+            return
+        if subject is None:
+            batch = self._batch or (self._in_flight[-1] if self._in_flight else None)
+        else:
+            batch = self._pending.get(subject)
+        if batch is None:
+            for reply, response in replies:
+                reply.complete(response)
+        else:
+            batch.replies.extend(replies)
+
+    # -- log --------------------------------------------------------------------------------------------------------
+    def _flush(self) -> None:
+        batch = self._batch
+        if batch is None or self.state is ShardState.CLOSED:
+            return
+        self._batch = None
+        self._in_flight.append(batch)
+        try:
+            end_offset = self._log.append(batch.records, self._now_ms())
+        except (LogUnavailable, ValueError) as error:
+            self._fail(error)
+            return
+        self._log.when_durable(end_offset, lambda error: self._appended(batch, error))
+
+    def _appended(self, batch: _Batch, error: Exception | None) -> None:
+        if self.state is ShardState.CLOSED:
+            return
+        if error is not None:
+            self._fail(error)
+            return
+        done = self._in_flight.popleft()
+        assert done is batch, "appends become durable in order"
+        pending = self._pending
+        for subject in batch.subjects:
+            if pending.get(subject) is batch:
+                del pending[subject]
+        for reply, response in batch.replies:
+            reply.complete(response)
+
+    def _fail(self, error: Exception) -> None:
+        log.warning("coordinator log failed", shard=self.index, error=str(error))
+        self._close()
+        self._on_failure(self, error)
+
+    def _close(self) -> None:
+        active = self.state is ShardState.ACTIVE
+        self.state = ShardState.CLOSED
+        self.timers.clear()
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        batches = [*self._in_flight] + ([self._batch] if self._batch is not None else [])
+        self._in_flight.clear()
+        self._batch = None
+        self._pending.clear()
+        for batch in batches:
+            for reply, _ in batch.replies:
+                reply.refuse(ErrorCode.NOT_COORDINATOR)
+        if active:
+            for reply in self.machine.waiting():
+                reply.refuse(ErrorCode.NOT_COORDINATOR)
+
+    # -- timers -----------------------------------------------------------------------------------------------------
+    def _arm(self) -> None:
+        if self.state is not ShardState.ACTIVE:
+            return
+        next_ms = self.timers.next_ms()
+        if next_ms is None or (self._wake is not None and self._wake_ms <= next_ms):
+            return
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake_ms = next_ms
+        self._wake = self._scheduler.call_at(next_ms / 1000, self._run_timers)
+
+    def _run_timers(self) -> None:
+        self._wake = None
+        if self.state is not ShardState.ACTIVE:
+            return
+        self.timers.now_ms = max(int(self._scheduler.time() * 1000), self._wake_ms)
+        while (timer := self.timers.pop_due()) is not None:
+            out = Outcome(self._now_ms())
+            timer.event(out)
+            self._settle(timer.subject, out)
+            if self.state is not ShardState.ACTIVE:
+                return
+        self._arm()
