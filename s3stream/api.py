@@ -53,12 +53,16 @@ class ObjectCorrupt(StorageError):
     """A block, index or footer failed its checksum. Names the object key and the position."""
 
 
+class InvariantBroken(StorageError):
+    """What must always hold does not: the process has to stop. The message names the stream and the offsets."""
+
+
 @dataclass(frozen=True, slots=True)
 class FetchResult:
     """Whole batches from the one that contains the fetch offset on (the first may begin before it).
 
-    Each buffer holds one or more adjacent batches. `next_offset` is the end of the last batch; equal to the fetch offset
-    when there was nothing to return.
+    Each buffer holds one or more adjacent batches. `next_offset` is the end of the last batch; equal to the fetch
+    offset when there was nothing to return.
     """
 
     buffers: Sequence[Buffer]
@@ -88,7 +92,7 @@ class Stream(Protocol):
     on_confirmed: Callable[[], None] | None
     """Called at most once per WAL flush after `confirmed_offset` moved."""
     on_failed: Callable[[StorageError], None] | None
-    """Called once if the stream can no longer be appended to (fenced, WAL failed). Its confirmed part stays readable."""
+    """Called once if the stream can no longer be appended to (fenced, WAL failed). What is confirmed stays readable."""
 
     @property
     def size(self) -> int:
@@ -121,7 +125,7 @@ class Stream(Protocol):
         """
 
     async def trim(self, new_start_offset: int) -> None:
-        """Forget what is below `new_start_offset`: reads at once, objects later. Never goes back, never past confirmed."""
+        """Forget what is below `new_start_offset`: reads at once, objects later. Never back, never past confirmed."""
 
     async def wait_committed(self, offset: int) -> None:
         """Return when `committed_offset` >= offset, forcing an upload if need be."""

@@ -1,0 +1,106 @@
+"""The committed part of one stream: which object holds which offsets.
+
+Ranges are contiguous and in order; they are kept in parallel arrays, because a stream that trickles for days has
+hundreds of thousands of them. The first range may begin below the stream's start offset (its object is shared), the
+last one ends at the committed offset.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from s3stream.api import InvariantBroken, RangeInfo
+from s3stream.catalog.api import StreamRange
+
+FOLLOWING_MAX = 4
+"""How many objects further on a reader is told about."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """A committed object, shared by the ranges of all streams that are in it. `size` locates its footer."""
+
+    object_id: int
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedRange:
+    """`following`: key and size of the objects in which the stream goes on, a few of them, for read-ahead."""
+
+    ref: ObjectRef
+    start_offset: int
+    end_offset: int
+    following: tuple[tuple[str, int], ...]
+
+
+class CommittedRanges:
+    """`size` is the sum of the ranges' sizes, the first one counted in whole."""
+
+    __slots__ = ("_ends", "_refs", "_sizes", "_starts", "_timestamps", "size")
+
+    def __init__(self) -> None:
+        self._starts = array("q")
+        self._ends = array("q")
+        self._sizes = array("q")
+        self._timestamps = array("q")
+        self._refs: list[ObjectRef] = []
+        self.size = 0
+
+    @classmethod
+    def of(cls, found: Iterable[tuple[StreamRange, ObjectRef]]) -> CommittedRanges:
+        """Of ranges in any order."""
+        ranges = cls()
+        for entry, ref in sorted(found, key=lambda pair: pair[0].start_offset):
+            ranges.append(entry, ref)
+        return ranges
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def append(self, found: StreamRange, ref: ObjectRef) -> None:
+        """Raises InvariantBroken if `found` does not continue the last range."""
+        if self._ends and found.start_offset != self._ends[-1]:
+            raise InvariantBroken(
+                f"stream {found.stream_id}: object {ref.key} begins at offset {found.start_offset}, "
+                f"but what is committed ends at {self._ends[-1]}"
+            )
+        self._starts.append(found.start_offset)
+        self._ends.append(found.end_offset)
+        self._sizes.append(found.size)
+        self._timestamps.append(found.max_timestamp)
+        self._refs.append(ref)
+        self.size += found.size
+
+    def find(self, offset: int) -> CommittedRange | None:
+        """The range that contains `offset`."""
+        i = bisect_right(self._starts, offset) - 1
+        if i < 0 or offset >= self._ends[i]:
+            return None
+        return self._at(i)
+
+    def find_timestamp(self, timestamp: int) -> CommittedRange | None:
+        """The first range whose max timestamp is >= `timestamp`."""
+        for i, newest in enumerate(self._timestamps):
+            if newest >= timestamp:
+                return self._at(i)
+        return None
+
+    def trim(self, start_offset: int) -> None:
+        """Forget the ranges that end at or below `start_offset`."""
+        count = bisect_right(self._ends, start_offset)
+        self.size -= sum(self._sizes[:count])
+        for column in (self._starts, self._ends, self._sizes, self._timestamps):
+            del column[:count]
+        del self._refs[:count]
+
+    def infos(self) -> list[RangeInfo]:
+        return list(map(RangeInfo, self._starts, self._ends, self._sizes, self._timestamps))
+
+    def _at(self, i: int) -> CommittedRange:
+        following = tuple((ref.key, ref.size) for ref in self._refs[i + 1 : i + 1 + FOLLOWING_MAX])
+        return CommittedRange(self._refs[i], self._starts[i], self._ends[i], following)

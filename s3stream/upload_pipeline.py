@@ -1,0 +1,150 @@
+"""From batches to a committed object: register -> build -> PUT -> commit.
+
+PUTs run in parallel, a bounded number of them; commits are made strictly in the order of `submit`, because each range
+has to begin where the stream's committed end is. Building (checksums, indexes) runs off the event loop.
+
+What goes wrong is retried for as long as it takes. A commit whose answer was lost is simply made again. Streams that
+somebody else has opened since are left out of the commit, and only they. Everything else that the catalog refuses ends
+the pipeline: BrokerFenced as it is, a gap between offsets as InvariantBroken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import structlog
+
+from s3stream.api import InvariantBroken
+from s3stream.catalog.api import Catalog, ObjectGone, OffsetsNotContinuous, StreamEpochFenced, StreamRange
+from s3stream.committed_ranges import ObjectRef
+from s3stream.object.writer import BuiltObject, build_object
+from s3stream.object_ids import ObjectIds
+from s3stream.objectstore.api import ObjectStore
+from s3stream.retry import Retry
+from s3stream.stream_part import StreamPart
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Offload(Protocol):
+    """Runs a function off the event loop; `asyncio.to_thread` does."""
+
+    async def __call__(self, call: Callable[[], T], /) -> T: ...
+
+
+@dataclass(frozen=True, slots=True)
+class UploadResult:
+    """`ranges`: what was committed, in order of stream ids. `ref` is None if nothing was."""
+
+    ref: ObjectRef | None
+    ranges: Sequence[StreamRange]
+    fenced_stream_ids: frozenset[int]
+
+
+NOTHING = UploadResult(None, (), frozenset())
+
+Prepare = Callable[[], Awaitable[Sequence[StreamPart]]]
+Committed = Callable[[UploadResult], Awaitable[None]]
+
+
+class UploadPipeline:
+    """One order of commits under one broker epoch."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: ObjectStore,
+        node_id: int,
+        broker_epoch: int,
+        ids: ObjectIds,
+        retry: Retry,
+        in_flight_max: int,
+        offload: Offload = asyncio.to_thread,
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._node_id = node_id
+        self._broker_epoch = broker_epoch
+        self._ids = ids
+        self._retry = retry
+        self._in_flight_max = in_flight_max
+        self._slots = asyncio.Semaphore(in_flight_max)
+        self._offload = offload
+        self._last = asyncio.Event()
+        self._last.set()
+        self.in_flight = 0
+        """Submitted and not yet committed."""
+
+    @property
+    def has_room(self) -> bool:
+        """What is submitted now would start at once."""
+        return self.in_flight < self._in_flight_max
+
+    def submit(self, group: asyncio.TaskGroup, prepare: Prepare, committed: Committed) -> None:
+        """Upload what `prepare` returns (parts in order of stream ids), then await `committed`, in order of calls."""
+        before, self._last = self._last, asyncio.Event()
+        self.in_flight += 1
+        group.create_task(self._run(prepare, committed, before, self._last))
+
+    async def _run(self, prepare: Prepare, committed: Committed, before: asyncio.Event, done: asyncio.Event) -> None:
+        async with self._slots:  # first come, first served, hence never held only by those who wait for `before`
+            result = await self._upload(await prepare(), before)
+            self.in_flight -= 1
+        await committed(result)
+        done.set()
+        await self._ids.refill()
+
+    async def _upload(self, parts: Sequence[StreamPart], before: asyncio.Event) -> UploadResult:
+        if not parts:
+            await before.wait()
+            return NOTHING
+        streams = [(part.stream_id, part.batches) for part in parts]
+        built = await self._offload(lambda: build_object(streams))
+        while True:
+            object_id, key = await self._ids.take()
+            await self._retry("put object", self._store.put, key, built.pieces)
+            await before.wait()
+            try:
+                return await self._commit(parts, built, ObjectRef(object_id, key, built.size))
+            except ObjectGone:
+                log.warning("the upload took so long that its object was given up, uploading again", key=key)
+
+    async def _commit(self, parts: Sequence[StreamPart], built: BuiltObject, ref: ObjectRef) -> UploadResult:
+        ranges = list(built.ranges)
+        epochs = {part.stream_id: part.epoch for part in parts}
+        fenced: frozenset[int] = frozenset()
+        while epochs:
+            try:
+                await self._retry(
+                    "commit object",
+                    self._catalog.commit_object,
+                    self._node_id,
+                    self._broker_epoch,
+                    ref.object_id,
+                    ref.size,
+                    ranges,
+                    epochs,
+                )
+                return UploadResult(ref, ranges, fenced)
+            except OffsetsNotContinuous as error:
+                raise InvariantBroken(f"object {ref.key} does not continue what is committed: {error}") from error
+            except StreamEpochFenced as error:
+                lost = await self._find_fenced(epochs)
+                if not lost:
+                    raise InvariantBroken(
+                        f"object {ref.key} was refused, yet its epochs are current: {error}"
+                    ) from error
+            fenced |= lost
+            ranges = [found for found in ranges if found.stream_id not in lost]
+            epochs = {stream_id: epoch for stream_id, epoch in epochs.items() if stream_id not in lost}
+        return UploadResult(None, (), fenced)
+
+    async def _find_fenced(self, epochs: dict[int, int]) -> frozenset[int]:
+        infos = await self._retry("look up streams", self._catalog.stream_infos, list(epochs))
+        current = {info.stream_id: info.epoch for info in infos if info.open}
+        return frozenset(stream_id for stream_id, epoch in epochs.items() if current.get(stream_id) != epoch)
