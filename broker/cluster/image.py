@@ -17,6 +17,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from typing import TypeVar, cast
 from uuid import UUID
 
 import structlog
@@ -31,6 +33,8 @@ FOLLOW_INTERVAL_S = 1.0
 """How often the follower asks the catalog for changes."""
 
 Subscriber = Callable[[Changes], None]
+
+T = TypeVar("T")
 
 _NOTHING: Mapping[str, str] = {}
 
@@ -55,6 +59,7 @@ class MetadataImage:
         self._alive: list[BrokerInfo] = []
         self._configs: dict[tuple[str, str], Mapping[str, str]] = {}
         self._topic_configs: dict[str, TopicConfig] = {}
+        self._derived: dict[Callable[..., object], dict[bytes, object]] = {}
         self._subscribers: list[Subscriber] = []
         self._refreshing = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
@@ -79,6 +84,14 @@ class MetadataImage:
                 return TopicConfig.resolve(_NOTHING, self._config)
             config = self._topic_configs[name] = TopicConfig.resolve(topic.configs, self._config)
         return config
+
+    def derived(self, topic: TopicInfo, build: Callable[[MetadataImage, TopicInfo], T]) -> T:
+        """What `build` makes of a topic and the brokers, remembered until the topic or a broker changes."""
+        memory = self._derived.setdefault(build, {})
+        key = topic.topic_id.bytes
+        if key not in memory:
+            memory[key] = build(self, topic)
+        return cast("T", memory[key])
 
     def brokers(self) -> list[BrokerInfo]:
         """The alive ones, by node id. The list is not to be changed."""
@@ -146,18 +159,19 @@ class MetadataImage:
                 reachable = True
 
     async def _refresh_brokers(self) -> None:
-        """A lease runs out without a change being written, so that liveness is asked for."""
+        """A lease that ran out may be renewed without a change being written, so that liveness is asked for."""
         async with self._refreshing:
             present: dict[int, BrokerInfo | None] = {each.node_id: each for each in await self._catalog.brokers()}
             for node_id in self._brokers.keys() - present.keys():
                 present[node_id] = None
-            changed = {node_id: each for node_id, each in present.items() if self._brokers.get(node_id) != each}
-            if changed:
-                self._apply(Changes(seq=self.seq, topics={}, brokers=changed, configs={}))
+            self._apply(Changes(seq=self.seq, topics={}, brokers=present, configs={}))
 
     # -- applying ---------------------------------------------------------------------------------------------------
     def _apply(self, changes: Changes) -> None:
         self.seq = max(self.seq, changes.seq)
+        # a broker whose lease ran out is reported every time until somebody fences it
+        brokers = {key: each for key, each in changes.brokers.items() if self._brokers.get(key) != each}
+        changes = replace(changes, brokers=brokers)
         if not (changes.topics or changes.brokers or changes.configs):
             return
         self.generation += 1
@@ -173,6 +187,8 @@ class MetadataImage:
     def _apply_topic(self, topic_id: UUID, topic: TopicInfo | None) -> None:
         key = topic_id.bytes
         former = self._by_id.pop(key, None)
+        for memory in self._derived.values():
+            memory.pop(key, None)
         if former is not None:
             self._topic_configs.pop(former.name, None)
             # a topic of the same name that was created since may already have taken the place
@@ -189,6 +205,7 @@ class MetadataImage:
                 self._brokers.pop(node_id, None)
             else:
                 self._brokers[node_id] = broker
+        self._derived.clear()
         self._alive = sorted((each for each in self._brokers.values() if each.alive), key=lambda each: each.node_id)
 
     def _apply_configs(self, configs: Mapping[tuple[str, str], Mapping[str, str]]) -> None:

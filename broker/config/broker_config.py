@@ -103,7 +103,7 @@ class BrokerConfig:
             (ConfigSource.STATIC_BROKER, self.static),
         )
 
-    # -- values in the unit that topics use -----------------------------------------------------------------------------
+    # -- values in the unit that topics use -------------------------------------------------------------------------
     @property
     def retention_ms(self) -> int:
         """From log.retention.ms, .minutes or .hours, whichever is set first; -1: for ever."""

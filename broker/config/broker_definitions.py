@@ -63,7 +63,7 @@ _TOPICS = _table(
         "true",
         None,
         _READ_ONLY,
-        "Create a topic when a client first asks for it.",
+        "Create a topic when a client asks for it.",
     ),
     ("delete.topic.enable", _BOOLEAN, "true", None, _READ_ONLY, "Allow topics to be deleted."),
 )
@@ -119,7 +119,7 @@ _NETWORK = _table(
         104857600,
         at_least(1),
         _READ_ONLY,
-        "The largest request; more ends the connection.",
+        "The largest request that is read.",
     ),
     ("fetch.max.bytes", _INT, 57671680, at_least(1024), _READ_ONLY, "The most bytes in one fetch response."),
     ("max.connections", _INT, INT_MAX, at_least(0), _CLUSTER, "Connections this broker accepts."),
@@ -226,8 +226,124 @@ _WITHOUT_EFFECT = _table(
     ("log.segment.delete.delay.ms", _LONG, 60000, at_least(0), _CLUSTER, "Default of file.delete.delay.ms."),
 )
 
+_GROUP_TYPES = _table(
+    Effect.ACCEPTED,
+    (
+        "group.consumer.session.timeout.ms",
+        _INT,
+        45000,
+        at_least(1),
+        _READ_ONLY,
+        "Default of consumer.session.timeout.ms of a group.",
+    ),
+    (
+        "group.consumer.heartbeat.interval.ms",
+        _INT,
+        5000,
+        at_least(1),
+        _READ_ONLY,
+        "Default of consumer.heartbeat.interval.ms of a group.",
+    ),
+    (
+        "group.consumer.assignment.interval.ms",
+        _INT,
+        1000,
+        at_least(0),
+        _CLUSTER,
+        "Default of consumer.assignment.interval.ms of a group.",
+    ),
+    (
+        "group.share.session.timeout.ms",
+        _INT,
+        45000,
+        at_least(1),
+        _READ_ONLY,
+        "Default of share.session.timeout.ms of a group.",
+    ),
+    (
+        "group.share.heartbeat.interval.ms",
+        _INT,
+        5000,
+        at_least(1),
+        _READ_ONLY,
+        "Default of share.heartbeat.interval.ms of a group.",
+    ),
+    (
+        "group.share.assignment.interval.ms",
+        _INT,
+        1000,
+        at_least(0),
+        _CLUSTER,
+        "Default of share.assignment.interval.ms of a group.",
+    ),
+    (
+        "group.share.record.lock.duration.ms",
+        _INT,
+        30000,
+        at_least(1000),
+        _READ_ONLY,
+        "Default of share.record.lock.duration.ms of a group.",
+    ),
+    (
+        "group.share.delivery.count.limit",
+        _INT,
+        5,
+        at_least(2),
+        _READ_ONLY,
+        "Default of share.delivery.count.limit of a group.",
+    ),
+    (
+        "group.share.partition.max.record.locks",
+        _INT,
+        2000,
+        at_least(100),
+        _READ_ONLY,
+        "Default of share.partition.max.record.locks of a group.",
+    ),
+    (
+        "group.streams.session.timeout.ms",
+        _INT,
+        45000,
+        at_least(1),
+        _READ_ONLY,
+        "Default of streams.session.timeout.ms of a group.",
+    ),
+    (
+        "group.streams.heartbeat.interval.ms",
+        _INT,
+        5000,
+        at_least(1),
+        _READ_ONLY,
+        "Default of streams.heartbeat.interval.ms of a group.",
+    ),
+    (
+        "group.streams.assignment.interval.ms",
+        _INT,
+        1000,
+        at_least(0),
+        _CLUSTER,
+        "Default of streams.assignment.interval.ms of a group.",
+    ),
+    (
+        "group.streams.initial.rebalance.delay.ms",
+        _INT,
+        3000,
+        at_least(0),
+        _READ_ONLY,
+        "Default of streams.initial.rebalance.delay.ms of a group.",
+    ),
+    (
+        "group.streams.num.standby.replicas",
+        _INT,
+        0,
+        at_least(0),
+        _READ_ONLY,
+        "Default of streams.num.standby.replicas of a group.",
+    ),
+)
+
 BROKER_CONFIGS: dict[str, ConfigDef] = by_name(
-    _IDENTITY + _TOPICS + _LOG + _NETWORK + _GROUPS + _TRANSACTIONS + _WITHOUT_EFFECT
+    _IDENTITY + _TOPICS + _LOG + _NETWORK + _GROUPS + _TRANSACTIONS + _WITHOUT_EFFECT + _GROUP_TYPES
 )
 
 SYNONYMS: dict[str, tuple[str, ...]] = {

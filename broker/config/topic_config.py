@@ -121,5 +121,6 @@ def validate_topic_configs(configs: Mapping[str, str], broker: BrokerConfig) -> 
         )
     if effective.remote_storage_enable:
         raise ConfigError(
-            "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage."
+            "Tiered Storage functionality is disabled in the broker. "
+            "Topic cannot be configured with remote log storage."
         )

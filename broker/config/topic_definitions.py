@@ -58,7 +58,7 @@ TOPIC_CONFIGS: dict[str, ConfigDef] = by_name(
             "delete",
             list_of("compact", "delete"),
             _HONOURED,
-            "What happens to old records: 'delete' drops them by age and size, 'compact' keeps the last one of each key, "
+            "What happens to old records: 'delete' drops them by age and size, 'compact' keeps the last of each key, "
             "both may be combined, and an empty list keeps everything.",
             "Without 'delete' nothing is dropped by retention. " + _NO_COMPACTION,
             "log.cleanup.policy",
