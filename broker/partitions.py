@@ -20,6 +20,7 @@ import structlog
 from broker.cluster.image import MetadataImage
 from broker.partition.opening import RecoveredState, empty_state, recover_state
 from broker.partition.partition import Partition
+from broker.produce_throttle import ProduceThrottle
 from s3stream.api import Storage, Stream
 from s3stream.catalog.api import Changes, PartitionInfo, TopicInfo
 
@@ -44,7 +45,9 @@ class Partitions:
         self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._recovering = asyncio.Semaphore(RECOVERIES_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._follows_new_topics = False
         self._closed = False
+        self.throttle = ProduceThrottle(storage.pressure)
         self._unsubscribe = image.subscribe(self._follow)
 
     # -- look-ups ---------------------------------------------------------------------------------------------------
@@ -61,7 +64,8 @@ class Partitions:
             await self._open([(topic, each) for each in topic.partitions if self._is_missing(topic, each)])
 
     async def open_all(self) -> None:
-        """Open everything that the image says is led here."""
+        """Open everything that the image says is led here; from now on new topics are opened as the image learns of them."""
+        self._follows_new_topics = True
         wanted = [(topic, each) for topic in self._image.topics() for each in topic.partitions]
         await self._open([(topic, each) for topic, each in wanted if self._is_missing(topic, each)])
 
@@ -135,13 +139,18 @@ class Partitions:
         self._by_name[(partition.topic, partition.index)] = partition
         self._by_topic.setdefault(topic_id, {})[partition.index] = partition
 
+    def _remove(self, partition: Partition, topic_id: UUID) -> None:
+        self._by_topic[topic_id].pop(partition.index, None)
+        key = (partition.topic, partition.index)
+        # a topic of the same name that was created since may have taken the place
+        if self._by_name.get(key) is partition:
+            del self._by_name[key]
+
     def _forget(self, topic_id: UUID) -> list[Partition]:
-        partitions = list(self._by_topic.pop(topic_id, {}).values())
+        partitions = list(self._by_topic.get(topic_id, {}).values())
         for partition in partitions:
-            key = (partition.topic, partition.index)
-            # a topic of the same name that was created since may have taken the place
-            if self._by_name.get(key) is partition:
-                del self._by_name[key]
+            self._remove(partition, topic_id)
+        self._by_topic.pop(topic_id, None)
         return partitions
 
     # -- following the image ----------------------------------------------------------------------------------------
@@ -179,17 +188,23 @@ class Partitions:
         self._locks.pop(topic_id, None)
 
     def _topic_changed(self, topic: TopicInfo) -> None:
-        opened = self._by_topic.get(topic.topic_id)
-        if opened is None:
-            return
         config = self._image.topic_config(topic.name)
-        for partition in opened.values():
+        for partition in list(self._by_topic.get(topic.topic_id, {}).values()):
+            info = topic.partitions[partition.index]
+            if info.leader != self._node_id:
+                self._remove(partition, topic.topic_id)
+                partition.stop()
+                self._spawn(self._hand_over(topic.topic_id, partition))
+                continue
             partition.set_config(config)
-            leader_epoch = topic.partitions[partition.index].leader_epoch
-            if leader_epoch > partition.leader_epoch:
-                partition.set_leader_epoch(leader_epoch)
-        if any(self._is_missing(topic, each) for each in topic.partitions):
+            if info.leader_epoch > partition.leader_epoch:
+                partition.set_leader_epoch(info.leader_epoch)
+        if self._follows_new_topics and any(self._is_missing(topic, each) for each in topic.partitions):
             self._spawn(self.open_topic(topic))
+
+    async def _hand_over(self, topic_id: UUID, partition: Partition) -> None:
+        async with self._locks[topic_id]:
+            await partition.close(self._now_ms())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name="partitions-follow")
