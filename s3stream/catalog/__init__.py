@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 async def open_catalog(url: str, *, create: bool = True) -> Catalog:
     """Open the catalog at `sqlite:///path`, `sqlite://` (in memory) or `postgresql://user:password@host:port/database`.
 
-    A fresh database becomes a catalog if `create`; an older schema is migrated. Raises CatalogUnreachable, CatalogTooNew,
-    CatalogError, each with one line that holds no password.
+    A fresh database becomes a catalog if `create`; an older schema is migrated. Raises CatalogUnreachable,
+    CatalogTooNew, CatalogError, each with one line that holds no password.
     """
     from s3stream.catalog.opening import open_sql_catalog  # SQLAlchemy costs 0.1 s to import
 

@@ -1,0 +1,159 @@
+"""`SqlCatalog`: the seam's methods, each one transaction on a `Database`.
+
+What may be repeated after an unknown outcome is said here, per method: repeating it must lead to the same state and the
+same answer. The others surface CatalogUnreachable, and their caller looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from s3stream.catalog import brokers, changes, locks, objects, streams, topics
+from s3stream.catalog.api import BrokerInfo, Changes, NewTopic, ObjectInfo, StreamInfo, StreamRange, TopicInfo
+from s3stream.catalog.database import Database
+from s3stream.catalog.schema import PRODUCER_ID
+
+T = TypeVar("T")
+
+PAGE_COUNT = 1000
+"""Objects read in one transaction by `live_objects`."""
+
+SWEEP_COUNT_MAX = 64
+"""Transactions of one `abandoned_objects` call that look for objects with a dead witness."""
+
+
+class SqlCatalog:
+    """See `s3stream.catalog.api.Catalog`."""
+
+    def __init__(self, database: Database, cluster_id: str) -> None:
+        self.cluster_id = cluster_id
+        self._database = database
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    # -- brokers ------------------------------------------------------------------------------------------------------
+    async def register_broker(
+        self, node_id: int, host: str, port: int, rack: str | None, wal_url: str, lease_ms: int, incarnation: UUID
+    ) -> BrokerInfo:
+        def transaction(tx: Connection) -> BrokerInfo:
+            return brokers.register(tx, node_id, host, port, rack, wal_url, lease_ms, incarnation)
+
+        return await self._database.write(transaction, idempotent=True)
+
+    async def fence_broker(self, node_id: int, epoch: int, *, only_expired: bool = False) -> bool:
+        return await self._database.write(lambda tx: brokers.fence(tx, node_id, epoch, only_expired), idempotent=True)
+
+    async def unrecovered(self) -> list[BrokerInfo]:
+        return await self._database.read(brokers.unrecovered)
+
+    async def renew_lease(self, node_id: int, broker_epoch: int, lease_ms: int) -> None:
+        if not await self._database.write(
+            lambda tx: brokers.renew(tx, node_id, broker_epoch, lease_ms), idempotent=True
+        ):
+            await self._database.write(lambda tx: brokers.revive(tx, node_id, broker_epoch, lease_ms), idempotent=True)
+
+    async def close_broker(self, node_id: int, broker_epoch: int) -> None:
+        await self._database.write(lambda tx: brokers.close(tx, node_id, broker_epoch), idempotent=True)
+
+    async def brokers(self) -> list[BrokerInfo]:
+        return await self._database.read(brokers.latest)
+
+    # -- topics, partitions, configs ----------------------------------------------------------------------------------
+    async def create_topic(self, topic: NewTopic) -> TopicInfo:
+        return await self._database.write(lambda tx: topics.create(tx, topic), idempotent=False)
+
+    async def delete_topic(self, topic_id: UUID) -> None:
+        await self._database.write(lambda tx: topics.remove(tx, topic_id), idempotent=False)
+
+    async def add_partitions(self, topic_id: UUID, leaders: Sequence[int]) -> TopicInfo:
+        return await self._database.write(lambda tx: topics.add_partitions(tx, topic_id, leaders), idempotent=False)
+
+    async def set_leaders(self, topic_id: UUID, leaders: Mapping[int, int]) -> TopicInfo:
+        return await self._database.write(lambda tx: topics.set_leaders(tx, topic_id, leaders), idempotent=False)
+
+    async def claim_partitions(self, node_id: int, broker_epoch: int) -> int:
+        return await self._database.write(
+            lambda tx: topics.claim_partitions(tx, node_id, broker_epoch), idempotent=True
+        )
+
+    async def alter_configs(self, resource_type: str, name: str, changes: Mapping[str, str | None]) -> None:
+        await self._database.write(lambda tx: topics.alter_configs(tx, resource_type, name, changes), idempotent=True)
+
+    async def load_changes(self, after: int) -> Changes:
+        return await self._database.read(lambda tx: changes.load(tx, after))
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+    async def open_streams(self, node_id: int, broker_epoch: int, stream_ids: Sequence[int]) -> list[StreamInfo]:
+        # Opening again gives another epoch; the one of the lost answer was never used.
+        return await self._database.write(
+            lambda tx: streams.open_streams(tx, node_id, broker_epoch, stream_ids), idempotent=True
+        )
+
+    async def close_streams(self, node_id: int, broker_epoch: int, epochs: Mapping[int, int]) -> None:
+        await self._database.write(lambda tx: streams.close_streams(tx, node_id, broker_epoch, epochs), idempotent=True)
+
+    async def trim_streams(self, node_id: int, broker_epoch: int, starts: Mapping[int, tuple[int, int]]) -> None:
+        await self._database.write(lambda tx: streams.trim_streams(tx, node_id, broker_epoch, starts), idempotent=True)
+
+    async def stream_infos(self, stream_ids: Sequence[int]) -> list[StreamInfo]:
+        return await self._database.read(lambda tx: streams.infos(tx, stream_ids))
+
+    async def live_objects(self, stream_ids: Sequence[int]) -> list[ObjectInfo]:
+        infos = await self.stream_infos(stream_ids)
+        starts = {s.stream_id: s.start_offset for s in infos if s.start_offset < s.end_offset}
+        found: list[ObjectInfo] = []
+        after: int | None = 0
+        while starts and after is not None:
+            page, after = await self._live_page(starts, after)
+            found.extend(page)
+        return found
+
+    async def _live_page(self, starts: dict[int, int], after: int) -> tuple[list[ObjectInfo], int | None]:
+        return await self._database.read(lambda tx: objects.live_page(tx, starts, after, PAGE_COUNT))
+
+    # -- objects ------------------------------------------------------------------------------------------------------
+    async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:
+        # Ids of a lost answer are never uploaded, and given up later.
+        return await self._database.write(lambda tx: objects.prepare(tx, node_id, broker_epoch, count), idempotent=True)
+
+    async def commit_object(
+        self,
+        node_id: int,
+        broker_epoch: int,
+        object_id: int,
+        size: int,
+        ranges: Sequence[StreamRange],
+        epochs: Mapping[int, int],
+    ) -> None:
+        def transaction(tx: Connection) -> None:
+            objects.commit(tx, node_id, broker_epoch, object_id, size, ranges, epochs)
+
+        await self._database.write(transaction, idempotent=True)
+
+    async def recovered(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:
+        await self._database.write(
+            lambda tx: brokers.recovered(tx, node_id, epoch, by_node_id, by_broker_epoch), idempotent=True
+        )
+
+    async def abandoned_objects(self, older_than_ms: int, limit: int) -> list[tuple[int, str]]:
+        for _ in range(SWEEP_COUNT_MAX):
+            seen = await self._database.write(lambda tx: objects.retire_dead(tx, None), idempotent=True)
+            if seen < objects.RETIRE_COUNT_MAX:
+                break
+        return await self._database.write(lambda tx: objects.abandon(tx, older_than_ms, limit), idempotent=True)
+
+    async def forget_objects(self, object_ids: Sequence[int]) -> None:
+        await self._database.write(lambda tx: objects.forget(tx, object_ids), idempotent=True)
+
+    # -- ids ----------------------------------------------------------------------------------------------------------
+    async def allocate_producer_ids(self, node_id: int, broker_epoch: int, count: int) -> int:
+        def transaction(tx: Connection) -> int:
+            locks.require_broker(tx, node_id, broker_epoch)
+            return locks.take(tx, PRODUCER_ID, count)
+
+        return await self._database.write(transaction, idempotent=True)
