@@ -13,9 +13,9 @@ __all__ = ["fence_wal", "open_wal"]
 
 
 async def open_wal(url: str, *, epoch: int, segment_size: int | None = None, size_max: int | None = None) -> Wal:
-    """Lock the log at `url`, creating it if there is none, and begin to append under `epoch` (never less than the last).
+    """Lock the log at `url`, making it if there is none, and append under `epoch` (never less than the last one).
 
-    `segment_size` and `size_max` (bytes on disk, all segments together) have defaults in `wal.file.log.FileWalSettings`.
+    `segment_size` and `size_max` (bytes on disk, all segments together): see `wal.file.opening.FileWalSettings`.
     Raises WalLocked, WalNotRecovered (use `fence_wal` first), WalCorrupt, WalUnreachable, WalFull.
     """
     scheme, name = _split(url)
@@ -23,7 +23,8 @@ async def open_wal(url: str, *, epoch: int, segment_size: int | None = None, siz
         from wal.memory import MemoryWal
 
         return MemoryWal.open(name, epoch)
-    from wal.file.log import FileWalSettings, open_file_wal
+    from wal.file.log import open_file_wal
+    from wal.file.opening import FileWalSettings
 
     settings = FileWalSettings()
     if segment_size is not None:

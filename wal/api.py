@@ -1,7 +1,7 @@
 """What a write-ahead log promises, whatever it is kept on.
 
 A WAL is an ordered sequence of opaque records, shared by all streams of one broker. Its life has two halves that never
-overlap: a log is being *recovered* (`RecoverableWal`, from `fence_wal`) or being *appended to* (`Wal`, from `open_wal`).
+overlap: a log is *recovered* (`RecoverableWal`, from `fence_wal`) or *appended to* (`Wal`, from `open_wal`).
 
 Invariants
 ----------
@@ -36,7 +36,7 @@ class WalUnreachable(WalError):
 
 
 class WalCorrupt(WalError):
-    """A damaged record that is not a torn tail. The message names the file and the byte position; nothing was changed."""
+    """A damaged record that is not a torn tail. The message names file and byte position; nothing was changed."""
 
 
 class WalNotRecovered(WalError):
@@ -48,7 +48,7 @@ class WalFailed(WalError):
 
 
 class WalFull(WalError):
-    """The medium has no room. Raised by `Wal.append` before anything is written; appends work again once there is room."""
+    """The medium has no room. Raised by `Wal.append` before anything is written; it works again once there is room."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The in-memory twin of the file WAL: same contract, with the durability in the test's hands.
 
-Logs live in a process-wide registry by name, so that "another broker" (`fence_wal("memory://name")`) finds what the first
-one wrote. By default what was appended in one turn of the loop becomes durable in the next; with `manual = True`, when
-the test calls `sync()`. `crash()` drops what is not durable and lets the lock go; `fail()` breaks the log for good;
-`size_max` makes it full.
+Logs live in a process-wide registry by name, so that "another broker" (`fence_wal("memory://name")`) finds what the
+first one wrote. By default what was appended in one turn of the loop becomes durable in the next; with
+`manual = True`, when the test calls `sync()`. `crash()` drops what is not durable and lets the lock go; `fail()` breaks
+the log for good; `size_max` makes it full.
 """
 
 from __future__ import annotations

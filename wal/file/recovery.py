@@ -1,0 +1,89 @@
+"""The recovering half of the file WAL: reading is in `wal.file.reading`, this is its asynchronous front."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+from wal.api import WalCorrupt, WalError, WalFailed, WalRecord, WalUnreachable
+from wal.file.checkpoint import CheckpointFile
+from wal.file.files import Files, OsFiles
+from wal.file.format import State, segment_sequence
+from wal.file.reading import LogReader
+
+
+class RecoverableFileWal:
+    """Holds the directory's lock until it is closed."""
+
+    def __init__(self, files: Files, checkpoint: CheckpointFile) -> None:
+        self._files = files
+        self._checkpoint = checkpoint
+        self._closed = False
+
+    async def records(self) -> AsyncIterator[list[WalRecord]]:
+        chunks = LogReader(self._files, self._checkpoint.current).records()
+        while True:
+            try:
+                chunk = await asyncio.to_thread(next, chunks, None)
+            except OSError as error:
+                raise WalFailed(f"cannot read the log in {self._files.path}: {error}") from error
+            if chunk is None:
+                return
+            yield chunk
+
+    async def discard(self) -> None:
+        try:
+            await asyncio.to_thread(self._discard)
+        except OSError as error:
+            raise WalFailed(f"cannot discard the log in {self._files.path}: {error}") from error
+
+    def _discard(self) -> None:
+        current = self._checkpoint.current
+        end = end_of_log(self._files, self._checkpoint)
+        self._checkpoint.write(State.DISCARDED, epoch=current.epoch, trim_position=end, end_position=end, both=True)
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._checkpoint.close()
+            self._files.close()
+
+
+def end_of_log(files: Files, checkpoint: CheckpointFile) -> int:
+    """Read to the end of the log, for its end position. Raises WalCorrupt, OSError."""
+    reader = LogReader(files, checkpoint.current)
+    for _ in reader.records():
+        pass
+    return reader.end_position
+
+
+def load_checkpoint(files: Files) -> CheckpointFile | None:
+    """None if there is no log. Raises WalCorrupt if there are segments but no checkpoint, or if it is damaged."""
+    checkpoint = CheckpointFile.load(files)
+    if checkpoint is None and any(segment_sequence(name) is not None for name in files.names()):
+        raise WalCorrupt(f"{files.path}: there are segments, but the checkpoint file is missing")
+    return checkpoint
+
+
+async def fence_file_wal(path: str) -> RecoverableFileWal:
+    """See `wal.fence_wal`."""
+    return await asyncio.to_thread(_fence, path)
+
+
+def _fence(path: str) -> RecoverableFileWal:
+    if not os.path.isdir(path):
+        raise WalUnreachable(f"there is no log directory {path}")
+    files = OsFiles(path, create=False)
+    try:
+        files.lock()
+        checkpoint = load_checkpoint(files)
+        if checkpoint is None:
+            raise WalUnreachable(f"there is no log in {path}")
+    except OSError as error:
+        files.close()
+        raise WalUnreachable(f"cannot read the log in {path}: {error}") from error
+    except WalError:
+        files.close()
+        raise
+    return RecoverableFileWal(files, checkpoint)
