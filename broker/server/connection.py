@@ -19,7 +19,7 @@ import asyncio
 import socket
 from collections import deque
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -143,8 +143,7 @@ class Connection(asyncio.BufferedProtocol):
     # -- the transport's callbacks ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         peer = transport.get_extra_info("peername")
         self.client_host = str(peer[0]) if peer else ""
         transport.set_write_buffer_limits(high=self._server.limits.write_buffer_size_max)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from types import CoroutineType, ModuleType
 from typing import Any
 
 from broker.request import Deferred
 from protocol.api_keys import ApiKey
+from protocol.codec import response_class
 from protocol.errors import ErrorCode
 
 LONG_POLLS = frozenset({ApiKey.FETCH, ApiKey.JOIN_GROUP, ApiKey.SYNC_GROUP})
@@ -43,8 +43,7 @@ class Api:
         self.is_produce = key == ApiKey.PRODUCE
         self.is_long_poll = key in LONG_POLLS
         self.is_abandoned_with_client = key in ABANDONED_WITH_CLIENT
-        messages = importlib.import_module(f"protocol.messages.{self.name.lower()}")
-        self._response_class = getattr(messages, f"{self.name.title().replace('_', '')}Response")
+        self._response_class: Any = response_class(key)
 
     def failure_response(self) -> Any:
         """UNKNOWN_SERVER_ERROR, or None where the message has no error code of its own to say it with."""

@@ -5,23 +5,41 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from broker.config.broker_config import BrokerConfig
+
+
+REQUEST_MEMORY_MAX = 134_217_728
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """Sizes in bytes, times in ms. The first three carry Kafka's broker config names."""
+    """Sizes in bytes, times in ms. `max.connections` and `max.connections.per.ip` may change while the broker runs and
+    are read from its BrokerConfig."""
 
     socket_request_max_bytes: int = 104_857_600
-    max_connections: int = 10_000
     connections_max_idle_ms: int = 600_000
-    in_flight_requests_max: int = 128
+    in_flight_requests_max: int = 500
     """Requests of one connection that are dispatched and not answered; beyond it the connection is not read."""
     write_buffer_size_max: int = 1_048_576
     """Response bytes handed to the transport of one connection and not sent, before it is no longer read nor served."""
-    request_memory_max: int = 134_217_728
+    request_memory_max: int = REQUEST_MEMORY_MAX
     """Bytes of received requests in memory, over all connections, before reading pauses."""
     stop_grace_ms: int = 3_000
     """How long a graceful stop waits for requests in flight."""
+
+    @classmethod
+    def from_config(cls, config: BrokerConfig) -> ServerLimits:
+        """With the limits that Kafka has configs for. Memory is bounded even where Kafka's default (-1) does not."""
+        memory_max = config.queued_max_request_bytes
+        return cls(
+            socket_request_max_bytes=config.socket_request_max_bytes,
+            connections_max_idle_ms=config.connections_max_idle_ms,
+            in_flight_requests_max=config.queued_max_requests,
+            request_memory_max=memory_max if memory_max > 0 else REQUEST_MEMORY_MAX,
+        )
 
 
 class RequestMemory:

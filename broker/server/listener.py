@@ -35,6 +35,8 @@ class Server:
         self.chunk = bytearray(CHUNK_SIZE)
         self.connections: set[Connection] = set()
         self.producers_paused = False
+        self.is_stopping = False
+        self._connections_by_host: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -62,6 +64,7 @@ class Server:
 
     async def stop(self) -> None:
         """Accept and read nothing more, let requests in flight finish (long polls not), then close. Idempotent."""
+        self.is_stopping = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         if self._listener is not None:
@@ -92,13 +95,25 @@ class Server:
         self.connections.add(connection)
         connection_id = self._next_connection_id
         self._next_connection_id += 1
-        if len(self.connections) > self.limits.max_connections:
-            connection.close(f"more than {self.limits.max_connections} connections (max.connections)")
+        host = connection.client_host
+        from_host = self._connections_by_host[host] = self._connections_by_host.get(host, 0) + 1
+        config = self.services.config
+        if len(self.connections) > config.max_connections:
+            connection.close(f"more than {config.max_connections} connections (max.connections)")
+        elif from_host > config.max_connections_per_ip:
+            connection.close(f"more than {config.max_connections_per_ip} from one address (max.connections.per.ip)")
         return connection_id
 
     def connection_closed(self, connection: Connection) -> None:
         self.connections.discard(connection)
-        self.check_drained()
+        host = connection.client_host
+        from_host = self._connections_by_host.get(host, 1) - 1
+        if from_host:
+            self._connections_by_host[host] = from_host
+        else:
+            self._connections_by_host.pop(host, None)
+        if self.is_stopping:
+            self.check_drained()
 
     def start_task(self, body: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self.loop.create_task(body)
