@@ -117,7 +117,7 @@ class Settings:
     log_level: str = "info"
     lease_ms: int = 10_000
     """How long the broker may act without the metadata database; renewed every third of it."""
-    broker: Mapping[str, str] = MappingProxyType({})
+    broker: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Static broker configs by Kafka's names."""
     storage: StorageSettings = field(default_factory=StorageSettings)
 
