@@ -17,7 +17,10 @@ from broker.coordinator.timers import Timers
 
 
 class Record(Protocol):
-    """A change of persisted state."""
+    """A change of persisted state, of one subject: a group, a transactional id."""
+
+    @property
+    def subject(self) -> str: ...
 
     def encode(self) -> KeyValue: ...
 

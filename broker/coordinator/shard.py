@@ -71,7 +71,7 @@ class _Batch:
         self.records: list[KeyValue] = []
         self.size = 0
         self.replies: list[tuple[Reply, Any]] = []
-        self.subjects: set[str | None] = set()
+        self.subjects: set[str] = set()
 
 
 class Shard(Generic[M]):
@@ -99,7 +99,7 @@ class Shard(Generic[M]):
         self._batch_size_max = batch_size_max
         self._batch: _Batch | None = None
         self._in_flight: deque[_Batch] = deque()
-        self._pending: dict[str | None, _Batch] = {}
+        self._pending: dict[str, _Batch] = {}
         self._wake: Any = None
         self._wake_ms = 0
 
@@ -156,11 +156,11 @@ class Shard(Generic[M]):
 
     def _settle(self, subject: str | None, out: Outcome) -> None:
         if out.records:
-            self._write(subject, out.records)
+            self._write(out.records)
         if out.replies:
             self._reply(subject, out.replies)
 
-    def _write(self, subject: str | None, records: list[Any]) -> None:
+    def _write(self, records: list[Any]) -> None:
         for record in records:
             key_value = record.encode()
             self.machine.replay(record)
@@ -177,8 +177,8 @@ class Shard(Generic[M]):
                 self._scheduler.call_soon(self._flush)
             batch.records.append(key_value)
             batch.size += size
-            batch.subjects.add(subject)
-            self._pending[subject] = batch
+            batch.subjects.add(record.subject)
+            self._pending[record.subject] = batch
 
     def _reply(self, subject: str | None, replies: list[tuple[Reply, Any]]) -> None:
         if self.state is ShardState.CLOSED:

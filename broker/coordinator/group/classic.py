@@ -248,14 +248,12 @@ class ClassicGroup:
 
     def elect_joined_leader(self) -> bool:
         """Keep the leader if it has rejoined, else take the first member that has; False if nobody has."""
-        leader = self.members.get(self.leader) if self.leader is not None else None
-        if leader is None:
-            return False
-        if leader.awaiting_join is None:
-            joined = next((each for each in self.members.values() if each.awaiting_join is not None), None)
-            if joined is None:
+        leader = self.members.get(self.leader or "")
+        if leader is None or leader.awaiting_join is None:
+            leader = next((each for each in self.members.values() if each.awaiting_join is not None), None)
+            if leader is None:
                 return False
-            self.leader = joined.member_id
+            self.leader = leader.member_id
         return True
 
     def _count_support(self, protocols: Protocols, change: int) -> None:

@@ -1,4 +1,4 @@
-"""The settings of the group coordinator, under Kafka's names in `from_broker`."""
+"""The settings of the group coordinator. None of them changes while a broker runs."""
 
 from __future__ import annotations
 

@@ -59,6 +59,10 @@ class OffsetCommit(NamedTuple):
     partition: int
     committed: CommittedOffset | None
 
+    @property
+    def subject(self) -> str:
+        return self.group_id
+
     def encode(self) -> KeyValue:
         group = self.group_id.encode()
         topic = self.topic.encode()
@@ -118,6 +122,10 @@ class GroupMetadata(NamedTuple):
 
     group_id: str
     value: GroupValue | None
+
+    @property
+    def subject(self) -> str:
+        return self.group_id
 
     def encode(self) -> KeyValue:
         group = self.group_id.encode()
@@ -212,8 +220,8 @@ def _decode_member(reader: _Reader, version: int) -> MemberValue:
         client_host,
         rebalance_timeout_ms,
         session_timeout_ms,
-        reader.bytes(),
-        reader.bytes(),
+        reader.sized(),
+        reader.sized(),
     )
 
 
@@ -275,7 +283,7 @@ class _Reader:
         self.position = end
         return taken
 
-    def bytes(self) -> bytes:
+    def sized(self) -> bytes:
         return self.take(self.int32())
 
     def string(self) -> str:

@@ -1,0 +1,247 @@
+"""Committed offsets: commit, fetch, delete and expiry.
+
+Offsets live in their group (`ClassicGroup.offsets`); a commit to a group that does not exist makes a simple one. They
+change only in `replay`. Transactional commits (KIP-447) will mark partitions in `ClassicGroup.transactional` while
+they are open, which `require_stable` fetches and expiry already look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from broker.coordinator.errors import CoordinatorError
+from broker.coordinator.group.classic import ClassicGroup, GroupState
+from broker.coordinator.group.config import GroupConfig
+from broker.coordinator.group.membership import Membership
+from broker.coordinator.group.records import NO_EXPIRY, CommittedOffset, GroupMetadata, OffsetCommit
+from broker.coordinator.machine import Outcome, ShardTimers
+from broker.coordinator.reply import Reply
+from protocol.errors import ErrorCode
+from protocol.messages.offset_commit import (
+    OffsetCommitRequest,
+    OffsetCommitResponse,
+    OffsetCommitResponsePartition,
+    OffsetCommitResponseTopic,
+)
+from protocol.messages.offset_delete import (
+    OffsetDeleteRequestTopic,
+    OffsetDeleteResponse,
+    OffsetDeleteResponsePartition,
+    OffsetDeleteResponseTopic,
+)
+from protocol.messages.offset_fetch import (
+    OffsetFetchResponseGroup,
+    OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopics,
+)
+from protocol.types import ZERO_UUID
+
+_GROUP_ID_NOT_FOUND_SINCE = 9
+_SWEPT_PER_EVENT = 2000
+"""Offsets that one step of the expiry looks at, so that it never holds the loop for long."""
+_SWEEP_PAUSE_MS = 5
+
+
+class TopicOffsets(NamedTuple):
+    """What an OffsetFetch asks of one topic. `topic_id` is the topic's present one, zero if not known."""
+
+    name: str
+    topic_id: bytes
+    partitions: Sequence[int]
+
+
+class Offsets:
+    def __init__(
+        self,
+        groups: dict[str, ClassicGroup],
+        membership: Membership,
+        timers: ShardTimers,
+        config: GroupConfig,
+    ) -> None:
+        self._groups = groups
+        self._membership = membership
+        self._timers = timers
+        self._config = config
+        self._unswept: list[str] = []
+
+    # -- OffsetCommit -----------------------------------------------------------------------------------------------
+    def commit(self, out: Outcome, reply: Reply, request: OffsetCommitRequest, version: int) -> None:
+        """Topics and partitions are known to exist, and carry name and id."""
+        group_id = request.group_id
+        self._check_commit(request, version)
+        now_ms = out.now_ms
+        expire_timestamp = NO_EXPIRY if request.retention_time_ms == -1 else now_ms + request.retention_time_ms
+        metadata_size_max = self._config.offset_metadata_size_max
+        records = out.records
+        topics = []
+        for topic in request.topics:
+            name, topic_id = topic.name, topic.topic_id
+            partitions = []
+            for each in topic.partitions:
+                index = each.partition_index
+                metadata = each.committed_metadata or ""
+                if len(metadata) > metadata_size_max:
+                    error = ErrorCode.OFFSET_METADATA_TOO_LARGE
+                else:
+                    error = ErrorCode.NONE
+                    committed = CommittedOffset(
+                        each.committed_offset, each.committed_leader_epoch, metadata, now_ms, expire_timestamp, topic_id
+                    )
+                    records.append(OffsetCommit(group_id, name, index, committed))
+                partitions.append(OffsetCommitResponsePartition(partition_index=index, error_code=error))
+            topics.append(OffsetCommitResponseTopic(name=name, topic_id=topic_id, partitions=partitions))
+        out.answer(reply, OffsetCommitResponse(topics=topics))
+
+    def _check_commit(self, request: OffsetCommitRequest, version: int) -> None:
+        """A member of the generation may commit; anybody (generation -1) while the group has no members."""
+        group = self._groups.get(request.group_id)
+        generation = request.generation_id_or_member_epoch
+        if group is None:
+            if generation >= 0:
+                known = version >= _GROUP_ID_NOT_FOUND_SINCE
+                raise CoordinatorError(ErrorCode.GROUP_ID_NOT_FOUND if known else ErrorCode.ILLEGAL_GENERATION)
+            return
+        empty = group.state is GroupState.EMPTY
+        if generation < 0 and empty:
+            return
+        member_id = request.member_id
+        if generation < 0 and not member_id and request.group_instance_id is None:
+            raise CoordinatorError(ErrorCode.UNKNOWN_MEMBER_ID)
+        error = group.member_error(member_id, request.group_instance_id)
+        if error is ErrorCode.NONE and generation != group.generation:
+            error = ErrorCode.ILLEGAL_GENERATION
+        if error is ErrorCode.NONE and group.state is GroupState.COMPLETING_REBALANCE:
+            error = ErrorCode.REBALANCE_IN_PROGRESS
+        if error is not ErrorCode.NONE:
+            raise CoordinatorError(error)
+        self._membership.extend_session(group, group.members[member_id])
+
+    # -- OffsetFetch ------------------------------------------------------------------------------------------------
+    def fetch(
+        self, out: Outcome, reply: Reply, group_id: str, topics: Sequence[TopicOffsets] | None, require_stable: bool
+    ) -> None:
+        """`topics` None: all that have an offset. What was never committed is answered with offset -1."""
+        group = self._groups.get(group_id)
+        offsets = group.offsets if group is not None else {}
+        if topics is None:
+            topics = [TopicOffsets(name, ZERO_UUID, [*partitions]) for name, partitions in offsets.items()]
+        unstable = group.transactional if group is not None and require_stable else {}
+        results = []
+        for name, topic_id, indexes in topics:
+            committed = offsets.get(name, {})
+            results.append(
+                OffsetFetchResponseTopics(
+                    name=name,
+                    topic_id=topic_id,
+                    partitions=[
+                        _unstable(index)
+                        if (name, index) in unstable
+                        else _fetched(index, committed.get(index), topic_id)
+                        for index in indexes
+                    ],
+                )
+            )
+        out.answer(reply, OffsetFetchResponseGroup(group_id=group_id, topics=results))
+
+    # -- OffsetDelete -----------------------------------------------------------------------------------------------
+    def delete(self, out: Outcome, reply: Reply, group_id: str, topics: Sequence[OffsetDeleteRequestTopic]) -> None:
+        """Of topics that no member is subscribed to. KIP-496."""
+        group = self._groups.get(group_id)
+        if group is None:
+            raise CoordinatorError(ErrorCode.GROUP_ID_NOT_FOUND)
+        if group.state is not GroupState.EMPTY and not group.uses_consumer_protocol:
+            raise CoordinatorError(ErrorCode.NON_EMPTY_GROUP)
+        results = []
+        for topic in topics:
+            subscribed = group.is_subscribed_to(topic.name)
+            committed = group.offsets.get(topic.name, {})
+            error = ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC if subscribed else ErrorCode.NONE
+            if not subscribed:
+                for index in {each.partition_index: None for each in topic.partitions}:
+                    if index in committed:
+                        out.write(OffsetCommit(group_id, topic.name, index, None))
+            partitions = [
+                OffsetDeleteResponsePartition(partition_index=each.partition_index, error_code=error)
+                for each in topic.partitions
+            ]
+            results.append(OffsetDeleteResponseTopic(name=topic.name, partitions=partitions))
+        out.answer(reply, OffsetDeleteResponse(topics=results))
+
+    def forget_topics(self, out: Outcome, names: Sequence[str]) -> None:
+        """These topics were deleted: so are all offsets of theirs."""
+        for group in self._groups.values():
+            for name in names:
+                for index in group.offsets.get(name, ()):
+                    out.write(OffsetCommit(group.group_id, name, index, None))
+
+    # -- expiry -----------------------------------------------------------------------------------------------------
+    def start_expiry(self) -> None:
+        interval_ms = self._config.offsets_retention_check_interval_ms
+        self._timers.schedule(("expiry",), interval_ms, None, self._expire)
+
+    def _expire(self, out: Outcome) -> None:
+        """One step over the groups; the next follows soon, or after the interval once all have been seen."""
+        if not self._unswept:
+            self._unswept = [*self._groups]
+        looked_at = 0
+        while self._unswept and looked_at < _SWEPT_PER_EVENT:
+            group = self._groups.get(self._unswept.pop())
+            if group is not None:
+                looked_at += 1 + self._expire_group(out, group)
+        if self._unswept:
+            self._timers.schedule(("expiry",), _SWEEP_PAUSE_MS, None, self._expire)
+        else:
+            self.start_expiry()
+
+    def _expire_group(self, out: Outcome, group: ClassicGroup) -> int:
+        """Write the tombstones of what has expired, and of a group that is left with nothing. KIP-211."""
+        looked_at = 0
+        all_expired = True
+        for topic, partitions in group.offsets.items():
+            looked_at += len(partitions)
+            for index, committed in partitions.items():
+                if _has_expired(group, topic, index, committed, out.now_ms, self._config.offsets_retention_ms):
+                    out.write(OffsetCommit(group.group_id, topic, index, None))
+                else:
+                    all_expired = False
+        if all_expired and group.state is GroupState.EMPTY and not group.pending_members and group.persisted:
+            out.write(GroupMetadata(group.group_id, None))
+        return looked_at
+
+
+def _has_expired(
+    group: ClassicGroup, topic: str, partition: int, committed: CommittedOffset, now_ms: int, retention_ms: int
+) -> bool:
+    """Retention counts from the moment that the group became empty; for a simple consumer, and for topics that a
+    stable group of consumers no longer subscribes to, from the commit."""
+    if (topic, partition) in group.transactional or group.is_subscribed_to(topic):
+        return False
+    since = committed.commit_timestamp
+    if group.protocol_type is not None:
+        if group.state is GroupState.EMPTY:
+            if group.state_timestamp is not None:
+                since = group.state_timestamp
+        elif group.state is not GroupState.STABLE or group.subscribed is None:
+            return False
+    if committed.expire_timestamp != NO_EXPIRY:
+        return now_ms >= committed.expire_timestamp
+    return now_ms - since >= retention_ms
+
+
+def _fetched(index: int, committed: CommittedOffset | None, topic_id: bytes) -> OffsetFetchResponsePartitions:
+    """An offset of an earlier topic of the same name does not count."""
+    if committed is None or (ZERO_UUID not in (topic_id, committed.topic_id) and topic_id != committed.topic_id):
+        return OffsetFetchResponsePartitions(partition_index=index, committed_offset=-1)
+    return OffsetFetchResponsePartitions(
+        partition_index=index,
+        committed_offset=committed.offset,
+        committed_leader_epoch=committed.leader_epoch,
+        metadata=committed.metadata,
+    )
+
+
+def _unstable(index: int) -> OffsetFetchResponsePartitions:
+    return OffsetFetchResponsePartitions(
+        partition_index=index, committed_offset=-1, error_code=ErrorCode.UNSTABLE_OFFSET_COMMIT
+    )
