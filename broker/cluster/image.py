@@ -87,8 +87,10 @@ class MetadataImage:
 
     def derived(self, topic: TopicInfo, build: Callable[[MetadataImage, TopicInfo], T]) -> T:
         """What `build` makes of a topic and the brokers, remembered until the topic or a broker changes."""
-        memory = self._derived.setdefault(build, {})
         key = topic.topic_id.bytes
+        if self._by_id.get(key) is not topic:
+            return build(self, topic)  # a former state of it: not to be remembered
+        memory = self._derived.setdefault(build, {})
         if key not in memory:
             memory[key] = build(self, topic)
         return cast("T", memory[key])
@@ -96,6 +98,10 @@ class MetadataImage:
     def brokers(self) -> list[BrokerInfo]:
         """The alive ones, by node id. The list is not to be changed."""
         return self._alive
+
+    def registered_brokers(self) -> list[BrokerInfo]:
+        """Alive or not, by node id."""
+        return [self._brokers[node_id] for node_id in sorted(self._brokers)]
 
     def broker(self, node_id: int) -> BrokerInfo | None:
         """A registered broker, alive or not."""

@@ -9,10 +9,32 @@ from __future__ import annotations
 from types import ModuleType
 
 from broker.handlers import (
+    alter_configs,
     api_versions,
+    create_partitions,
+    create_topics,
+    delete_topics,
+    describe_cluster,
+    describe_configs,
+    describe_log_dirs,
+    describe_topic_partitions,
+    incremental_alter_configs,
+    list_config_resources,
+    metadata,
 )
 
 MODULES: tuple[ModuleType, ...] = (
     # keep in order of API key
+    metadata,
     api_versions,
+    create_topics,
+    delete_topics,
+    describe_configs,
+    alter_configs,
+    describe_log_dirs,
+    create_partitions,
+    incremental_alter_configs,
+    describe_cluster,
+    list_config_resources,
+    describe_topic_partitions,
 )
