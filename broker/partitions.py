@@ -30,6 +30,7 @@ RECOVERIES_MAX = 32
 """Partitions whose state is read at the same time."""
 
 _Wanted = tuple[TopicInfo, PartitionInfo]
+Watcher = Callable[[Partition], None]
 
 
 class Partitions:
@@ -45,6 +46,7 @@ class Partitions:
         self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._recovering = asyncio.Semaphore(RECOVERIES_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watchers: dict[str, tuple[Watcher, Watcher]] = {}
         self._follows_new_topics = False
         self._closed = False
         self.throttle = ProduceThrottle(storage.pressure)
@@ -56,6 +58,13 @@ class Partitions:
 
     def all(self) -> Iterable[Partition]:
         return self._by_name.values()
+
+    def watch(self, topic: str, opened: Watcher, closed: Watcher) -> None:
+        """Be told, on the loop's thread, when partitions of this topic come and go. One watcher per topic."""
+        self._watchers[topic] = (opened, closed)
+
+    def unwatch(self, topic: str) -> None:
+        self._watchers.pop(topic, None)
 
     # -- opening and closing ----------------------------------------------------------------------------------------
     async def open_topic(self, topic: TopicInfo) -> None:
@@ -138,6 +147,8 @@ class Partitions:
     def _add(self, partition: Partition, topic_id: UUID) -> None:
         self._by_name[(partition.topic, partition.index)] = partition
         self._by_topic.setdefault(topic_id, {})[partition.index] = partition
+        if (watcher := self._watchers.get(partition.topic)) is not None:
+            watcher[0](partition)
 
     def _remove(self, partition: Partition, topic_id: UUID) -> None:
         self._by_topic[topic_id].pop(partition.index, None)
@@ -145,6 +156,8 @@ class Partitions:
         # a topic of the same name that was created since may have taken the place
         if self._by_name.get(key) is partition:
             del self._by_name[key]
+            if (watcher := self._watchers.get(partition.topic)) is not None:
+                watcher[1](partition)
 
     def _forget(self, topic_id: UUID) -> list[Partition]:
         partitions = list(self._by_topic.get(topic_id, {}).values())

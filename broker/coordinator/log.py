@@ -27,7 +27,7 @@ class CoordinatorLog(Protocol):
         """The high watermark."""
 
     def append(self, records: Sequence[KeyValue], timestamp_ms: int) -> int:
-        """Append as one batch; returns the end offset after it. Raises LogUnavailable, or RecordTooLarge-like ValueError."""
+        """Append as one batch; returns the end offset after it. Raises LogUnavailable, or ValueError if too large."""
 
     def when_durable(self, end_offset: int, callback: Callable[[Exception | None], None]) -> None:
         """Call back, in order of offsets, once `durable_offset` >= end_offset, or with LogUnavailable."""

@@ -92,6 +92,7 @@ class Shard(Generic[M]):
         self.state = ShardState.LOADING
         self.timers: ShardTimers = ShardTimers(int(scheduler.time() * 1000))
         self.machine = new_machine(self.timers)
+        self._new_machine = new_machine
         self._log = coordinator_log
         self._scheduler = scheduler
         self._now_ms = now_ms
@@ -105,7 +106,7 @@ class Shard(Generic[M]):
 
     # -- loading ----------------------------------------------------------------------------------------------------
     async def load(self) -> None:
-        """Replay the log, last value of each key; then serve. Raises what reading the log raises.
+        """Replay the log, last value of each key; then serve. Raises what reading the log raises; may be tried again.
 
         A key's earlier values are never decoded, and its tombstone drops it: machines do not depend on the order of
         different keys.
@@ -117,7 +118,7 @@ class Shard(Generic[M]):
                     latest.pop(key, None)
                 else:
                     latest[key] = value
-        machine = self.machine
+        machine = self.machine = self._new_machine(self.timers)
         for count, (key, value) in enumerate(latest.items(), 1):
             record = machine.decode(key, value)
             if record is not None:

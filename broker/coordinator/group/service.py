@@ -57,7 +57,7 @@ class GroupService:
         self._topics = topics
         self._now_ms = now_ms
         self._shards: dict[int, Shard[GroupMachine]] = {}
-        self._loads: dict[int, asyncio.Task[None]] = {}
+        self._loads: set[asyncio.Task[None]] = set()
         self._topic_names: dict[object, str] = {}
         self._unsubscribe: Callable[[], None] | None = None
         self._running = False
@@ -81,7 +81,7 @@ class GroupService:
         self._partitions.unwatch(CONSUMER_OFFSETS)
         for index in [*self._shards]:
             self._drop(index)
-        loads = [*self._loads.values()]
+        loads = [*self._loads]
         for load in loads:
             load.cancel()
         for load in loads:
@@ -91,7 +91,7 @@ class GroupService:
     async def wait_loaded(self) -> None:
         """Until every shard that is loading now has loaded or gone."""
         while self._loads:
-            await asyncio.wait([*self._loads.values()])
+            await asyncio.wait([*self._loads])
 
     # -- routing ----------------------------------------------------------------------------------------------------
     def submit(self, group_id: str, reply: Reply, operation: GroupOperation) -> None:
@@ -160,20 +160,17 @@ class GroupService:
             partial(self._failed, partition),
         )
         self._shards[index] = shard
-        load = self._loads[index] = asyncio.create_task(self._load_shard(shard, partition), name=f"load-groups-{index}")
-        load.add_done_callback(partial(self._load_done, index))
+        load = asyncio.create_task(self._load_shard(shard), name=f"load-groups-{index}")
+        self._loads.add(load)
+        load.add_done_callback(self._loads.discard)
 
-    async def _load_shard(self, shard: Shard[GroupMachine], partition: Partition) -> None:
+    async def _load_shard(self, shard: Shard[GroupMachine]) -> None:
         while shard.state is ShardState.LOADING:
             try:
                 await shard.load()
             except Exception as error:
-                log.warning("groups not loaded", partition=partition.index, error=str(error))
+                log.warning("groups not loaded", partition=shard.index, error=str(error))
                 await asyncio.sleep(RELOAD_DELAY_S)
-
-    def _load_done(self, index: int, load: asyncio.Task[None]) -> None:
-        if self._loads.get(index) is load:
-            del self._loads[index]
 
     def _failed(self, partition: Partition, shard: Shard[GroupMachine], _: Exception) -> None:
         """What is in memory may not be in the log: start again from what is, as long as it is ours."""
