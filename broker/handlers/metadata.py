@@ -105,8 +105,8 @@ async def _create_missing(
             except (AdminError, CatalogError, StorageError) as error:
                 return _absent(as_admin_error(error).code, name=name)
 
-    for name, answer in zip(missing, await asyncio.gather(*map(create, missing)), strict=True):
-        answers[name] = answer
+    created = await asyncio.gather(*map(create, missing))
+    answers.update(zip(missing, created, strict=True))
     return _response(services, ctx, request, answers.values())
 
 
@@ -114,6 +114,7 @@ def _response(
     services: Services, ctx: RequestContext, request: MetadataRequest, topics: Iterable[MetadataResponseTopic]
 ) -> MetadataResponse:
     image = services.image
+    cluster_operations = CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NOT_ASKED
     if request.include_topic_authorized_operations:
         topics = map(_with_operations, topics)
     return MetadataResponse(
@@ -125,9 +126,7 @@ def _response(
         cluster_id=image.cluster_id,
         controller_id=image.controller_id,
         topics=list(topics),
-        cluster_authorized_operations=CLUSTER_OPERATIONS
-        if request.include_cluster_authorized_operations
-        else NOT_ASKED,
+        cluster_authorized_operations=cluster_operations,
     )
 
 
