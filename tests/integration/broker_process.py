@@ -137,7 +137,9 @@ class BrokerProcess:
     def __enter__(self) -> BrokerProcess:
         return self if self._process is not None else self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.kill()
 
     def _running(self) -> subprocess.Popen[bytes]:

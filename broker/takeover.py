@@ -1,0 +1,156 @@
+"""What a starting broker does about write-ahead logs: its own of last time, and those of brokers that are gone.
+
+The order is the safety: a log is **fenced** (its owner is provably out), then its un-uploaded records are brought into
+objects and committed, then the catalog is told, and only then the log is emptied. A crash anywhere in between leaves
+work that the next start does again.
+
+Proof that an owner is out is the free lock of its log, or a lease that has run out on the database's clock. A log that
+cannot be reached leaves the partitions of its broker offline, and a line in the log says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID, uuid4
+
+import structlog
+
+from broker.lease import lease_clock
+from broker.settings import Address, Settings
+from s3stream.catalog.api import BrokerInfo, Catalog
+from s3stream.objectstore.api import ObjectStore
+from s3stream.recovery import recover_wal
+from wal import fence_wal
+from wal.api import RecoverableWal, WalError, WalLocked, WalUnreachable
+
+log = structlog.get_logger()
+
+EXPIRY_CHECK_S = 0.2
+
+
+class TakeoverError(Exception):
+    """One line: why this broker cannot take its place."""
+
+
+async def fence_own_wal(wal_url: str) -> RecoverableWal | None:
+    """This node's log of last time, locked; None if there is none yet. Raises TakeoverError, WalError."""
+    try:
+        return await fence_wal(wal_url)
+    except WalUnreachable:
+        return None
+    except WalLocked:
+        raise TakeoverError(
+            f"the write-ahead log {wal_url} is in use: is another broker running on this data dir?"
+        ) from None
+
+
+async def register(catalog: Catalog, settings: Settings, advertised: Address, owns_wal: bool) -> tuple[int, float]:
+    """Register this node; returns its broker epoch and when (`lease_clock`) it asked.
+
+    A former registration of this node id is ended first: at once if its log is the one that is held here (`owns_wal`)
+    or its lock is free, else when its lease has run out.
+    """
+    former = next((broker for broker in await catalog.brokers() if broker.node_id == settings.node_id), None)
+    if former is not None and not former.closed:
+        await _end_former(catalog, former, owns_wal and former.wal_url == settings.wal_url)
+    asked_at = lease_clock()
+    incarnation: UUID = uuid4()
+    registered = await catalog.register_broker(
+        settings.node_id,
+        advertised.host,
+        advertised.port,
+        settings.rack,
+        settings.wal_url,
+        settings.lease_ms,
+        incarnation,
+    )
+    return registered.epoch, asked_at
+
+
+async def _end_former(catalog: Catalog, former: BrokerInfo, proven: bool) -> None:
+    if proven or await _is_out(former):
+        await catalog.fence_broker(former.node_id, former.epoch)
+        return
+    told = False
+    while True:
+        if await catalog.fence_broker(former.node_id, former.epoch, only_expired=True):
+            return
+        if not told:
+            log.warning("waiting for the lease of the former broker of this node id", node=former.node_id)
+            told = True
+        await asyncio.sleep(EXPIRY_CHECK_S)
+
+
+async def _is_out(broker: BrokerInfo) -> bool:
+    """Whether the lock of its log is free."""
+    try:
+        wal = await fence_wal(broker.wal_url)
+    except WalError:
+        return False
+    await wal.close()
+    return True
+
+
+async def recover_logs(
+    catalog: Catalog,
+    store: ObjectStore,
+    settings: Settings,
+    broker_epoch: int,
+    own_wal: RecoverableWal | None,
+) -> None:
+    """Bring into objects what is only in this node's log and in those of dead brokers. Closes `own_wal`.
+
+    Raises WalCorrupt, InvariantBroken and the like for the own log; another broker's damaged log is left as it is.
+    """
+    await _fence_dead(catalog, settings.node_id)
+    waiting = await catalog.unrecovered()
+    if own_wal is not None:
+        own = [broker for broker in waiting if broker.wal_url == settings.wal_url]
+        try:
+            await _recover(catalog, store, settings, broker_epoch, own_wal, own)
+        finally:
+            await own_wal.close()
+        waiting = [broker for broker in waiting if broker.wal_url != settings.wal_url]
+    for wal_url in dict.fromkeys(broker.wal_url for broker in waiting):
+        owners = [broker for broker in waiting if broker.wal_url == wal_url]
+        node_ids = sorted({broker.node_id for broker in owners})
+        try:
+            wal = await fence_wal(wal_url)
+        except WalError as error:
+            log.error(
+                "partitions stay offline: write-ahead log of a dead broker out of reach",
+                nodes=node_ids,
+                error=str(error),
+            )
+            continue
+        try:
+            await _recover(catalog, store, settings, broker_epoch, wal, owners)
+        except WalError as error:
+            log.error("partitions stay offline: write-ahead log not recovered", nodes=node_ids, error=str(error))
+        finally:
+            await wal.close()
+
+
+async def _fence_dead(catalog: Catalog, node_id: int) -> None:
+    """End the registrations of other brokers that are provably out."""
+    for broker in await catalog.brokers():
+        if broker.closed or broker.node_id == node_id:
+            continue
+        if await _is_out(broker):
+            await catalog.fence_broker(broker.node_id, broker.epoch)
+        elif not broker.alive:
+            await catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True)
+
+
+async def _recover(
+    catalog: Catalog,
+    store: ObjectStore,
+    settings: Settings,
+    broker_epoch: int,
+    wal: RecoverableWal,
+    owners: list[BrokerInfo],
+) -> None:
+    await recover_wal(wal, catalog, store, settings.node_id, broker_epoch, settings=settings.storage)
+    for broker in owners:
+        await catalog.recovered(broker.node_id, broker.epoch, settings.node_id, broker_epoch)
+    await wal.discard()
