@@ -58,6 +58,10 @@ _request_decoders: dict[int, tuple[Decoder, bool]] = {}
 _response_encoders: dict[tuple[int, int], tuple[Encoder, Callable[[int, int], bytes], int]] = {}
 """By key and version: the encoder, the header's packer, and the header's size without the size field."""
 
+_decoders: dict[tuple[type[Message], int], Decoder] = {}
+_encoders: dict[tuple[type[Message], int], Encoder] = {}
+"""What is not on the broker's hot path."""
+
 
 @cache
 def _message_class(api_key: int, suffix: str) -> type[Message]:
@@ -249,5 +253,15 @@ def decode_record_message(cls: type[M], data: Buffer, *, newer: bool = False) ->
     return decoded
 
 
-_decoder = cache(compile_decoder)
-_encoder = cache(compile_encoder)
+def _decoder(cls: type[Message], version: int) -> Decoder:
+    decoder = _decoders.get((cls, version))
+    if decoder is None:
+        decoder = _decoders[cls, version] = compile_decoder(cls, version)
+    return decoder
+
+
+def _encoder(cls: type[Message], version: int) -> Encoder:
+    encoder = _encoders.get((cls, version))
+    if encoder is None:
+        encoder = _encoders[cls, version] = compile_encoder(cls, version)
+    return encoder
