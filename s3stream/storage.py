@@ -61,6 +61,8 @@ class S3Storage:
         self.reader = reader
         self.failed: StorageError | None = None
         """Why nothing can be appended any more; None while all is well."""
+        self.on_failed: Callable[[StorageError], None] | None = None
+        """Called once, when the storage fails."""
         self._catalog = catalog
         self._wal = wal
         self._node_id = node_id
@@ -68,7 +70,7 @@ class S3Storage:
         self._retry = Retry(settings, rng)
         self._ids = ObjectIds(catalog, node_id, broker_epoch, self._retry, settings)
         self._streams: dict[int, S3Stream] = {}
-        self._cache = LogCache(settings.cache_size_max)
+        self._cache = LogCache(settings.cache_size_max - settings.block_size)
         self._append_log = AppendLog(wal, self._cache, may_confirm, settings)
         pipeline = UploadPipeline(
             catalog,
@@ -94,6 +96,7 @@ class S3Storage:
         """Register the first object ids and start the background tasks. Raises BrokerFenced."""
         await self._ids.refill()
         self._tasks = asyncio.get_running_loop().create_task(self._run(), name="storage")
+        await self._uploader.started.wait()
 
     async def close(self) -> None:
         """See `Storage.close`. After a failure, or when cancelled, the WAL keeps what is not in objects. Idempotent."""
@@ -149,6 +152,8 @@ class S3Storage:
             stream.fail(error)
         if self._tasks is not None:
             self._tasks.cancel()
+        if self.on_failed is not None:
+            self.on_failed(error)
 
     def _stop(self, error: StorageError) -> None:
         self._append_log.fail(error)
