@@ -27,7 +27,7 @@ log = structlog.get_logger()
 class BrokerConfig:
     """See the module docstring. Raises ConfigError for a static name or value that is not acceptable."""
 
-    node_id: int
+    node_id: int | None
     broker_rack: str | None
     num_partitions: int
     default_replication_factor: int

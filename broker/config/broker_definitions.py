@@ -45,8 +45,8 @@ def _table(effect: Effect, *rows: _Row) -> tuple[ConfigDef, ...]:
 
 _IDENTITY = _table(
     Effect.HONOURED,
-    ("node.id", _INT, 1, at_least(0), _READ_ONLY, "This broker's id."),
-    ("broker.id", _INT, 1, None, _READ_ONLY, "The former name of node.id."),
+    ("node.id", _INT, None, at_least(0), _READ_ONLY, "This broker's id."),
+    ("broker.id", _INT, -1, None, _READ_ONLY, "The former name of node.id."),
     ("broker.rack", _STRING, None, None, _READ_ONLY, "The rack (availability zone) this broker is in."),
     ("listeners", _LIST, "PLAINTEXT://:9092", None, _READ_ONLY, "Addresses this broker listens on."),
     ("advertised.listeners", _LIST, None, None, _READ_ONLY, "Addresses that clients are told to connect to."),
