@@ -128,6 +128,8 @@ def _sqlstate(error: BaseException) -> str | None:
 
 
 def _one_line(cause: BaseException) -> str:
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused"
     if isinstance(cause, OSError) and cause.errno is not None and cause.strerror:
         return cause.strerror
     lines = str(cause).splitlines()
