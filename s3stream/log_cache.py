@@ -139,7 +139,7 @@ class Block:
 
 
 class LogCache:
-    """Tails and blocks together.
+    """Tails and blocks together. Eviction comes with sealing and committing, so `size` may pass `capacity` by a block.
 
     `on_alarm` is called by `append` when `appended` reaches `alarm_position`, which the owner moves: one comparison on
     the hot path stands for every size limit. `on_opened` is called for the first batch of a block.

@@ -52,5 +52,7 @@ class StorageSettings:
             raise ValueError(
                 "0 < pressure_low_size <= pressure_high_size <= unuploaded_size_max <= cache_size_max must hold"
             )
+        if not 0 < self.block_size * 2 <= self.cache_size_max:
+            raise ValueError("block_size must be at most half of cache_size_max")
         if self.object_id_age_max_ms * 2 > self.abandoned_age_ms:
             raise ValueError("abandoned_age_ms must be at least twice object_id_age_max_ms")

@@ -11,6 +11,7 @@ readable. What was appended is for a recovery of the WAL to find.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
@@ -115,7 +116,10 @@ class S3Storage:
                 self._release(stream)
             await self._wal.close()
         if self.failed is None:
-            await self._retry("close broker", self._catalog.close_broker, self._node_id, self._broker_epoch)
+            # Everything is in objects and closed: fenced here means that somebody noticed before us, or that an answer
+            # was lost and the registration has ended.
+            with contextlib.suppress(BrokerFenced):
+                await self._retry("close broker", self._catalog.close_broker, self._node_id, self._broker_epoch)
 
     async def _close_all(self) -> None:
         streams = list(self._streams.values())

@@ -43,6 +43,9 @@ class Uploader:
         self._streams = streams
         self._settings = settings
         self._uncommitted: deque[Block] = deque()
+        self._group: asyncio.TaskGroup
+        self.started = asyncio.Event()
+        """`run` is at work: from now on there may be appends."""
         self._wakeup = asyncio.Event()
         self._age_timer: asyncio.TimerHandle | None = None
         self._aged = False
@@ -59,12 +62,13 @@ class Uploader:
 
     async def run(self) -> None:
         """Until cancelled, or until the pipeline ends with an error."""
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as self._group:
+            self.started.set()
             while True:
+                if self._is_due():
+                    self._seal()
                 await self._wakeup.wait()
                 self._wakeup.clear()
-                while self._is_due():
-                    self._seal(group)
 
     async def upload_all(self) -> None:
         """Return when everything appended so far is committed."""
@@ -83,13 +87,11 @@ class Uploader:
             self._age_timer.cancel()
 
     def _is_due(self) -> bool:
-        size = self._cache.current_size
-        if size >= self._settings.block_size:
-            return True
+        """Whether to seal a block that is not full."""
         wanted = self._aged or self._forced_position > self._cache.sealed
-        return size > 0 and wanted and self._pipeline.has_room
+        return wanted and self._cache.current_size > 0 and self._pipeline.has_room
 
-    def _seal(self, group: asyncio.TaskGroup) -> None:
+    def _seal(self) -> None:
         block = self._cache.seal(self._append_log.wal.end_position)
         self._uncommitted.append(block)
         self._aged = False
@@ -98,7 +100,7 @@ class Uploader:
             self._age_timer = None
         self._set_alarm()
         parts: list[StreamPart] = []
-        self._pipeline.submit(group, partial(self._prepare, block, parts), partial(self._finish, block, parts))
+        self._pipeline.submit(self._group, partial(self._prepare, block, parts), partial(self._finish, block, parts))
 
     def _on_opened(self) -> None:
         loop = asyncio.get_running_loop()
@@ -167,7 +169,7 @@ class Uploader:
             self._paused = True
             self._listener(True)
         if self._cache.current_size >= self._settings.block_size:
-            self._wakeup.set()
+            self._seal()
         self._set_alarm()
 
     def _set_alarm(self) -> None:

@@ -1,0 +1,184 @@
+"""The catalog's streams and objects in dictionaries: the rules of `s3stream.catalog.api` without a database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from s3stream.catalog.api import (
+    BrokerFenced,
+    CatalogError,
+    ObjectGone,
+    ObjectInfo,
+    OffsetsNotContinuous,
+    StreamEpochFenced,
+    StreamInfo,
+    StreamRange,
+    UnknownStream,
+)
+
+
+@dataclass(slots=True)
+class _Object:
+    key: str
+    node: tuple[int, int]
+    state: str = "prepared"
+    size: int = 0
+    ranges: list[StreamRange] = field(default_factory=list)
+
+
+class MemoryCatalog:
+    """What the stream core uses of a `Catalog`."""
+
+    def __init__(self) -> None:
+        self.cluster_id = "simulated"
+        self.brokers_: dict[int, int] = {}
+        self.fenced: set[tuple[int, int]] = set()
+        self.streams: dict[int, StreamInfo] = {}
+        self.owners: dict[int, tuple[int, int]] = {}
+        self.objects: dict[int, _Object] = {}
+        self.commit_count = 0
+        self._next_epoch = 1
+        self._next_object = 1
+
+    def create_streams(self, count: int) -> list[int]:
+        first = len(self.streams) + 1
+        for stream_id in range(first, first + count):
+            self.streams[stream_id] = StreamInfo(stream_id, 0, False, None, 0, 0)
+        return list(range(first, first + count))
+
+    def delete_stream(self, stream_id: int) -> None:
+        del self.streams[stream_id]
+
+    def register(self, node_id: int) -> int:
+        """A new epoch; the former registration is fenced."""
+        if node_id in self.brokers_:
+            self.fenced.add((node_id, self.brokers_[node_id]))
+        self.brokers_[node_id] = self._next_epoch
+        self._next_epoch += 1
+        return self.brokers_[node_id]
+
+    def steal(self, stream_id: int) -> None:
+        """Somebody else opens the stream."""
+        info = self.streams[stream_id]
+        self.streams[stream_id] = replace(info, epoch=info.epoch + 1, node_id=99)
+
+    def _check_broker(self, node_id: int, broker_epoch: int) -> None:
+        if self.brokers_.get(node_id) != broker_epoch:
+            raise BrokerFenced(f"broker {node_id} epoch {broker_epoch} is fenced")
+
+    async def open_streams(self, node_id: int, broker_epoch: int, stream_ids: Sequence[int]) -> list[StreamInfo]:
+        self._check_broker(node_id, broker_epoch)
+        for stream_id in stream_ids:
+            if stream_id not in self.streams:
+                raise UnknownStream(str(stream_id))
+            if self.streams[stream_id].open and self.owners[stream_id] != (node_id, broker_epoch):
+                raise StreamEpochFenced(f"stream {stream_id} is open at {self.owners[stream_id]}")
+        for stream_id in stream_ids:
+            info = self.streams[stream_id]
+            self.streams[stream_id] = replace(
+                info,
+                epoch=info.epoch + 1,
+                open=True,
+                node_id=node_id,
+                end_offset=max(info.end_offset, info.start_offset),
+            )
+            self.owners[stream_id] = (node_id, broker_epoch)
+        return [self.streams[stream_id] for stream_id in stream_ids]
+
+    def _check_streams(self, epochs: Mapping[int, int]) -> None:
+        for stream_id, epoch in epochs.items():
+            info = self.streams.get(stream_id)
+            if info is not None and info.epoch != epoch:
+                raise StreamEpochFenced(f"stream {stream_id} has epoch {info.epoch}, not {epoch}")
+
+    async def close_streams(self, node_id: int, broker_epoch: int, epochs: Mapping[int, int]) -> None:
+        self._check_broker(node_id, broker_epoch)
+        self._check_streams(epochs)
+        for stream_id in epochs.keys() & self.streams.keys():
+            self.streams[stream_id] = replace(self.streams[stream_id], open=False, node_id=None)
+
+    async def close_broker(self, node_id: int, broker_epoch: int) -> None:
+        self._check_broker(node_id, broker_epoch)
+        if any(info.open and self.owners[info.stream_id] == (node_id, broker_epoch) for info in self.streams.values()):
+            raise CatalogError("streams are still open")
+        del self.brokers_[node_id]
+
+    async def trim_streams(self, node_id: int, broker_epoch: int, starts: Mapping[int, tuple[int, int]]) -> None:
+        self._check_broker(node_id, broker_epoch)
+        self._check_streams({stream_id: epoch for stream_id, (epoch, _) in starts.items()})
+        for stream_id in starts.keys() & self.streams.keys():
+            info = self.streams[stream_id]
+            self.streams[stream_id] = replace(info, start_offset=max(info.start_offset, starts[stream_id][1]))
+
+    async def stream_infos(self, stream_ids: Sequence[int]) -> list[StreamInfo]:
+        return [self.streams[stream_id] for stream_id in stream_ids if stream_id in self.streams]
+
+    def _is_live(self, part: StreamRange) -> bool:
+        info = self.streams.get(part.stream_id)
+        return info is not None and part.end_offset > info.start_offset
+
+    async def live_objects(self, stream_ids: Sequence[int]) -> list[ObjectInfo]:
+        wanted = set(stream_ids)
+        infos = []
+        for object_id, found in self.objects.items():
+            ranges = tuple(part for part in found.ranges if part.stream_id in wanted and self._is_live(part))
+            if found.state == "committed" and ranges:
+                infos.append(ObjectInfo(object_id, found.key, found.size, ranges))
+        return infos
+
+    async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:
+        self._check_broker(node_id, broker_epoch)
+        prepared = []
+        for _ in range(count):
+            object_id, self._next_object = self._next_object, self._next_object + 1
+            self.objects[object_id] = _Object(f"objects/{object_id}", (node_id, broker_epoch))
+            prepared.append((object_id, self.objects[object_id].key))
+        return prepared
+
+    async def commit_object(
+        self,
+        node_id: int,
+        broker_epoch: int,
+        object_id: int,
+        size: int,
+        ranges: Sequence[StreamRange],
+        epochs: Mapping[int, int],
+    ) -> None:
+        self._check_broker(node_id, broker_epoch)
+        found = self.objects.get(object_id)
+        if found is None or found.state == "retired":
+            raise ObjectGone(str(object_id))
+        if found.state == "committed":
+            return
+        self._check_streams(epochs)
+        kept = [part for part in ranges if part.stream_id in self.streams]
+        ends = {part.stream_id: self.streams[part.stream_id].end_offset for part in kept}
+        for part in kept:
+            if part.start_offset != ends[part.stream_id]:
+                raise OffsetsNotContinuous(f"{part} does not begin at {ends[part.stream_id]}")
+            ends[part.stream_id] = part.end_offset
+        for stream_id, end_offset in ends.items():
+            self.streams[stream_id] = replace(self.streams[stream_id], end_offset=end_offset)
+        found.state, found.size, found.ranges = "committed", size, kept
+        self.commit_count += 1
+
+    def recovered(self, node_id: int, epoch: int) -> None:
+        for stream_id, owner in self.owners.items():
+            if owner == (node_id, epoch) and stream_id in self.streams:
+                self.streams[stream_id] = replace(self.streams[stream_id], open=False, node_id=None)
+
+    async def abandoned_objects(self, older_than_ms: int, limit: int) -> list[tuple[int, str]]:
+        """Ages are not simulated: prepared objects of fenced brokers, and what nobody reads."""
+        found = []
+        for object_id, entry in self.objects.items():
+            orphan = entry.state == "prepared" and entry.node in self.fenced
+            dead = entry.state == "committed" and not any(map(self._is_live, entry.ranges))
+            if orphan or dead or entry.state == "retired":
+                entry.state = "retired"
+                found.append((object_id, entry.key))
+        return found[:limit]
+
+    async def forget_objects(self, object_ids: Sequence[int]) -> None:
+        for object_id in object_ids:
+            self.objects.pop(object_id, None)
