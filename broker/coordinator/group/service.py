@@ -90,7 +90,7 @@ class GroupService:
 
     async def wait_loaded(self) -> None:
         """Until every shard that is loading now has loaded or gone."""
-        while self._loads:
+        if self._loads:
             await asyncio.wait([*self._loads])
 
     # -- routing ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,36 @@
+"""JoinGroup (11): become, or stay, a member of a group; answered when the group's next generation begins.
+
+v0-v9. v1 rebalance timeout; v4 MEMBER_ID_REQUIRED (KIP-394); v5 instance id (KIP-345); v6 flexible; v7 protocol type in
+the answer (KIP-559); v8 reason (KIP-800); v9 skip_assignment for a static leader that comes back (KIP-814).
+
+The leader's answer carries everybody's metadata. See `broker.coordinator.group.membership` for the rest.
+"""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from broker.coordinator.group.membership import JoinContext, join_error
+from broker.coordinator.reply import Reply
+from broker.request import Deferred, RequestContext
+from broker.services import Services
+from protocol.api_keys import ApiKey
+from protocol.errors import ErrorCode
+from protocol.messages.join_group import JoinGroupRequest, JoinGroupResponse
+
+API_KEY = ApiKey.JOIN_GROUP
+MIN_VERSION = 0
+MAX_VERSION = 9
+
+
+def handle(services: Services, ctx: RequestContext, request: JoinGroupRequest) -> JoinGroupResponse | Deferred:
+    member_id = request.member_id
+    if not request.group_id:
+        return join_error(ErrorCode.INVALID_GROUP_ID, member_id)
+    context = JoinContext(ctx.api_version, ctx.client_id or "", f"/{ctx.client_host}", str(uuid4()))
+    reply = Reply(lambda code: join_error(code, member_id))
+    services.groups.submit(
+        request.group_id, reply, lambda machine, out: machine.membership.join(out, reply, request, context)
+    )
+    settled: JoinGroupResponse | Deferred = reply.settled()
+    return settled
