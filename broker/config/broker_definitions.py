@@ -23,10 +23,11 @@ from broker.config.definition import (
 )
 from broker.config.topic_definitions import COMPRESSION_TYPES, TIMESTAMP_TYPES
 
-_BOOLEAN, _STRING, _INT, _LONG, _DOUBLE, _LIST = (
+_BOOLEAN, _STRING, _INT, _SHORT, _LONG, _DOUBLE, _LIST = (
     ConfigType.BOOLEAN,
     ConfigType.STRING,
     ConfigType.INT,
+    ConfigType.SHORT,
     ConfigType.LONG,
     ConfigType.DOUBLE,
     ConfigType.LIST,
@@ -157,7 +158,7 @@ _GROUPS = _table(
         "Time between two checks for expired offsets.",
     ),
     ("offsets.topic.num.partitions", _INT, 50, at_least(1), _READ_ONLY, "Partitions of __consumer_offsets."),
-    ("offsets.topic.replication.factor", _INT, 3, at_least(1), _READ_ONLY, "Recorded for __consumer_offsets."),
+    ("offsets.topic.replication.factor", _SHORT, 3, at_least(1), _READ_ONLY, "Recorded for __consumer_offsets."),
     ("offsets.topic.segment.bytes", _INT, 104857600, at_least(1), _READ_ONLY, "segment.bytes of __consumer_offsets."),
     (
         "offsets.topic.compression.codec",
@@ -172,7 +173,14 @@ _GROUPS = _table(
 _TRANSACTIONS = _table(
     Effect.HONOURED,
     ("transaction.state.log.num.partitions", _INT, 50, at_least(1), _READ_ONLY, "Partitions of __transaction_state."),
-    ("transaction.state.log.replication.factor", _INT, 3, at_least(1), _READ_ONLY, "Recorded for __transaction_state."),
+    (
+        "transaction.state.log.replication.factor",
+        _SHORT,
+        3,
+        at_least(1),
+        _READ_ONLY,
+        "Recorded for __transaction_state.",
+    ),
     ("transaction.state.log.min.isr", _INT, 2, at_least(1), _READ_ONLY, "min.insync.replicas of __transaction_state."),
     (
         "transaction.state.log.segment.bytes",
