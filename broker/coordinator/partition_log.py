@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from broker.coordinator.log import KeyValue, LogUnavailable
 from broker.partition.errors import PartitionError
 from broker.partition.partition import Partition
-from protocol.records import build_batch, decode_records, iter_batches
+from protocol.records import Record, build_batch, decode_records, iter_batches
+from protocol.records.header import CONTROL
 from s3stream.api import StorageError
 
 _READ_SIZE = 1 << 20
@@ -28,8 +29,9 @@ class PartitionLog:
         return self._partition.high_watermark
 
     def append(self, records: Sequence[KeyValue], timestamp_ms: int) -> int:
+        batch = build_batch([Record(delta, timestamp_ms, key, value) for delta, (key, value) in enumerate(records)])
         try:
-            return self._partition.append_internal(build_batch(records, timestamp_ms))
+            return self._partition.append_internal(batch)
         except StorageError as error:
             raise LogUnavailable(str(error)) from error
 
@@ -51,12 +53,13 @@ class PartitionLog:
             if result.next_offset <= offset:
                 raise LogUnavailable(f"nothing to read at {offset} below the end at {end_offset}")
             for buffer in result.buffers:
-                for batch in iter_batches(buffer):
-                    yield [
-                        ((bytes(record.key or b""), record.value), record.timestamp)
-                        for record in decode_records(batch)
-                        if record.offset >= offset
-                    ]
+                for header, batch in iter_batches(buffer):
+                    if not header.attributes & CONTROL:
+                        yield [
+                            ((record.key or b"", record.value), record.timestamp)
+                            for record in decode_records(batch)
+                            if record.offset >= offset
+                        ]
             offset = result.next_offset
 
     async def _durable(self, end_offset: int) -> None:

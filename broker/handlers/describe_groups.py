@@ -1,7 +1,7 @@
 """DescribeGroups (15): state, protocol and members of classic groups.
 
-v0-v6. v3 authorised operations; v4 instance ids; v5 flexible; v6 GROUP_ID_NOT_FOUND where older versions call an unknown
-group Dead (KIP-1043).
+v0-v6. v3 authorised operations; v4 instance ids; v5 flexible; v6 GROUP_ID_NOT_FOUND where older versions call an
+unknown group Dead (KIP-1043).
 
 Metadata and assignments are shown of a Stable group only.
 """

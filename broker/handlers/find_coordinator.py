@@ -4,7 +4,7 @@ v0-v6. v1 key types; v3 flexible; v4 several keys (KIP-699); v5 TRANSACTION_ABOR
 
 * The coordinator is the leader of the partition of `__consumer_offsets` that the key hashes to. The topic is created
   when it is first needed; whoever asks meanwhile waits for it, for a while, and is then told COORDINATOR_NOT_AVAILABLE.
-* Transactional ids and share groups are answered COORDINATOR_NOT_AVAILABLE and INVALID_REQUEST: they are not served yet.
+* Transactional ids are answered COORDINATOR_NOT_AVAILABLE, share groups INVALID_REQUEST: they are not served yet.
 """
 
 from __future__ import annotations
