@@ -1,0 +1,218 @@
+"""The foreign clients, as commands: each is built once into a cache folder, and skipped where its toolchain is absent.
+
+The folder is $TAILRACE_TEST_CACHE, or `tailrace-tests` under the user's cache folder. Apache Kafka's jars come from
+Maven Central by the pom beside this file.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+DRIVERS = HERE / "drivers"
+CACHE = Path(
+    os.environ.get("TAILRACE_TEST_CACHE")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailrace-tests"
+)
+ALL_CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+
+
+def need(tool: str) -> str:
+    path = shutil.which(tool)
+    if path is None:
+        pytest.skip(f"{tool} is not on this machine")
+    return path
+
+
+def build(command: Sequence[str], cwd: Path) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def fresh_copy(name: str) -> Path:
+    """The driver's sources in the cache folder, where its tool may leave what it builds."""
+    return Path(shutil.copytree(DRIVERS / name, CACHE / name, dirs_exist_ok=True))
+
+
+@cache
+def kafka_classpath() -> str:
+    """Apache Kafka's own jars: clients, console tools, perf tools, Connect."""
+    need("java")
+    libs = Path(os.environ["KAFKA_HOME"]) / "libs" if os.environ.get("KAFKA_HOME") else CACHE / "kafka-4.3.1"
+    if not (libs / ".complete").exists() and not os.environ.get("KAFKA_HOME"):
+        pom = HERE / "kafka-pom.xml"
+        build(
+            [need("mvn"), "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={libs}"], HERE
+        )
+        (libs / ".complete").touch()
+    return f"{libs}/*"
+
+
+@cache
+def java_driver() -> list[str]:
+    need("javac")
+    classes = CACHE / "java"
+    classes.mkdir(parents=True, exist_ok=True)
+    build(["javac", "-cp", kafka_classpath(), "-d", str(classes), str(DRIVERS / "java" / "Driver.java")], CACHE)
+    return [
+        need("java"),
+        "-Xmx256m",
+        "-XX:TieredStopAtLevel=1",
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-cp",
+        f"{classes}{os.pathsep}{kafka_classpath()}",
+        "Driver",
+    ]
+
+
+@cache
+def kafkajs_driver() -> list[str]:
+    node = need("node")
+    folder = fresh_copy("kafkajs")
+    if not (folder / "node_modules" / "kafkajs").exists():
+        build([need("npm"), "install", "--no-audit", "--no-fund", "--silent"], folder)
+    return [node, str(folder / "driver.js")]
+
+
+@cache
+def franz_driver() -> list[str]:
+    go = need("go")
+    folder = fresh_copy("franz")
+    build([go, "build", "-o", "driver", "."], folder)
+    return [str(folder / "driver")]
+
+
+def python_driver(name: str) -> Callable[[], list[str]]:
+    return lambda: [sys.executable, str(DRIVERS / f"{name}.py")]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client library behind its driver. `codecs` are those that it can write and read."""
+
+    name: str
+    driver: Callable[[], list[str]]
+    codecs: tuple[str, ...] = ALL_CODECS
+
+    def run(self, *arguments: object, stdin: str = "", timeout: float = 90) -> list[dict[str, Any]]:
+        """Run to the end; what it printed, an object a line."""
+        done = subprocess.run(
+            [*self.driver(), *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=timeout
+        )
+        assert done.returncode == 0, (
+            f"{self.name} {arguments}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        )
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+    def produce(self, bootstrap: str, topic: str, records: Iterable[dict[str, Any]], codec: str = "none") -> None:
+        lines = [json.dumps(record) for record in records]
+        assert self.run("produce", bootstrap, topic, codec, stdin="\n".join(lines) + "\n") == [{"acked": len(lines)}]
+
+    def consume(self, bootstrap: str, topic: str, group: str, count: int) -> list[dict[str, Any]]:
+        with self.consuming(bootstrap, topic, group, count) as running:
+            return running.wait()
+
+    @contextmanager
+    def consuming(self, bootstrap: str, topic: str, group: str, count: int = 0) -> Iterator[RunningConsumer]:
+        """A consumer process, killed at the end if it still runs."""
+        running = RunningConsumer(self.name, [*self.driver(), "consume", bootstrap, topic, group, str(count)])
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+class RunningConsumer:
+    """A driver's `consume`, with the records that it has printed so far in `records`."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self.name = name
+        self.records: list[dict[str, Any]] = []
+        self._errors: list[str] = []
+        self._came = threading.Condition()
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._readers = [
+            threading.Thread(target=target, daemon=True) for target in (self._read_output, self._read_errors)
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_output(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                with self._came:
+                    self.records.append(json.loads(line))
+                    self._came.notify_all()
+        with self._came:
+            self._came.notify_all()
+
+    def _read_errors(self) -> None:
+        assert self._process.stderr is not None
+        self._errors.extend(self._process.stderr)
+
+    def wait_for(self, count: int, timeout: float = 60) -> None:
+        """Return once it has printed `count` records in all."""
+        with self._came:
+            ready = self._came.wait_for(lambda: len(self.records) >= count or self._process.poll() is not None, timeout)
+        assert ready, f"{self.name}: {len(self.records)} of {count} records came"
+        assert len(self.records) >= count, f"{self.name} ended: {''.join(self._errors)[-3000:]}"
+
+    def wait(self, timeout: float = 90) -> list[dict[str, Any]]:
+        """All it printed, once it has ended by itself."""
+        returned = self._process.wait(timeout)
+        for reader in self._readers:
+            reader.join()
+        assert returned == 0, f"{self.name} exit {returned}: {''.join(self._errors)[-3000:]}"
+        return self.records
+
+    def leave(self) -> list[dict[str, Any]]:
+        """Ask it to commit and leave its group."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        return self.wait()
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def pack(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def record(
+    key: bytes | None,
+    value: bytes | None,
+    timestamp: int,
+    headers: Sequence[tuple[str, bytes | None]] = (),
+    partition: int | None = None,
+) -> dict[str, Any]:
+    return {"k": pack(key), "v": pack(value), "h": [[n, pack(v)] for n, v in headers], "t": timestamp, "p": partition}
+
+
+CLIENTS = [
+    Client("confluent-kafka", python_driver("confluent")),
+    Client("aiokafka", python_driver("aiokafka_client")),
+    Client("kafka-python", python_driver("kafka_python")),
+    Client("java", java_driver),
+    Client("kafkajs", kafkajs_driver, ("none", "gzip", "snappy", "lz4")),
+    Client("franz-go", franz_driver),
+]

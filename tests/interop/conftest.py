@@ -1,0 +1,38 @@
+"""One tailrace process for all interop tests of a run, or the broker that $TAILRACE_INTEROP_BOOTSTRAP names.
+
+Pointing that variable at Apache Kafka shows whether a test asks for what Kafka itself does.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from .clients import CLIENTS, Client
+
+
+@pytest.fixture(scope="session")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    given = os.environ.get("TAILRACE_INTEROP_BOOTSTRAP")
+    if given:
+        yield given
+        return
+    from tests.integration.broker_process import BrokerProcess
+
+    with BrokerProcess(tmp_path_factory.mktemp("interop")) as broker:
+        yield broker.address
+
+
+@pytest.fixture
+def topic() -> str:
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(params=CLIENTS, ids=lambda client: client.name)
+def client(request: pytest.FixtureRequest) -> Client:
+    chosen: Client = request.param
+    chosen.driver()
+    return chosen
