@@ -147,7 +147,7 @@ class Pressure:
 class Storage(Protocol):
     """All streams of one broker over one WAL, one object store and one catalog."""
 
-    async def open_streams(self, stream_ids: Sequence[int]) -> list[Stream]:
+    async def open_streams(self, stream_ids: Sequence[int]) -> Sequence[Stream]:
         """Open for appending, in one catalog transaction. Raises StreamFenced."""
 
     def pressure(self) -> Pressure: ...

@@ -6,6 +6,7 @@ Owns every task that handlers run in: a task outlives its connection only until 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -21,6 +22,22 @@ log = structlog.get_logger()
 
 REPORTS_PER_SECOND_MAX = 10
 """Log lines about connections that were closed for what they sent; more are counted only."""
+BACKLOG = 1024
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket (port 0 picks a free one) that refuses connections until the server starts. Raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 class Server:
@@ -45,12 +62,10 @@ class Server:
         self._report_second = 0
         self._reports = 0
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns host and port as bound (port 0 picks a free one). Raises OSError."""
-        self._listener = await self.loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+    async def start(self, listening: socket.socket) -> None:
+        """Accept connections on a socket from `bind`, which belongs to the server from now on."""
+        self._listener = await self.loop.create_server(lambda: Connection(self), sock=listening, backlog=BACKLOG)
         self._idle_timer = self.loop.call_later(self._idle_interval, self._close_idle)
-        bound = self._listener.sockets[0].getsockname()
-        return host, bound[1]
 
     def pause_producers(self, paused: bool) -> None:
         """Back-pressure of the storage: connections that have produced are not read while `paused`."""

@@ -12,7 +12,7 @@ from typing import Any
 from broker.config.broker_config import BrokerConfig
 from broker.server.dispatch import Api
 from broker.server.limits import ServerLimits
-from broker.server.listener import Server
+from broker.server.listener import Server, bind
 from protocol.api_keys import ApiKey
 from protocol.codec import decode_response, encode_request, request_class, supported_versions
 
@@ -31,8 +31,9 @@ async def serving(
         apis[int(key)] = Api(key, low, high, handle)
     services: Any = SimpleNamespace(config=BrokerConfig(broker_configs))
     server = Server(services, apis, limits)
-    host, port = await server.start("127.0.0.1", 0)
-    server.address = (host, port)  # type: ignore[attr-defined]
+    listening = bind("127.0.0.1", 0)
+    server.address = listening.getsockname()  # type: ignore[attr-defined]
+    await server.start(listening)
     try:
         yield server
     finally:
@@ -82,5 +83,5 @@ def frame(key: ApiKey, correlation_id: int, version: int | None = None, **fields
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop run until `condition` holds."""
     async with asyncio.timeout(TIMEOUT_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
