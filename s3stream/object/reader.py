@@ -111,6 +111,10 @@ class Block:
         self._offsets = decode_u32s(data[directory:middle])
         self._positions = decode_u32s(data[middle : len(data) - BLOCK_TAIL_SIZE])
 
+    @property
+    def first_batch_size(self) -> int:
+        return self._positions[1] if len(self._positions) > 1 else len(self.payload)
+
     def slice(self, offset: int, max_size: int, end_offset: int) -> tuple[memoryview, int]:
         """The batches from the one that contains `offset` on, and the offset after the last one.
 

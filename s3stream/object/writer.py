@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -30,21 +29,13 @@ _JOIN_BELOW = 1024
 """Mean batch size under which one copy is cheaper than a CRC call and a piece for each batch."""
 
 
-class ObjectBatch(NamedTuple):
-    """One batch of a stream: `count` offsets from `base_offset` on; the timestamp in ms. A plain tuple will do."""
-
-    base_offset: int
-    count: int
-    max_timestamp: int
-    data: Buffer
-
-
 Batch = tuple[int, int, int, Buffer]
+"""(base offset, offset count, max timestamp in ms, data)."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltObject:
-    """The object is the concatenation of `pieces`; `ranges` are one per run of adjacent offsets of a stream, in order."""
+    """The object is the concatenation of `pieces`; there is one range per run of adjacent offsets of a stream."""
 
     pieces: list[Buffer]
     size: int

@@ -25,6 +25,10 @@ class StoreUnreachable(StoreError):
     """The store does not answer, or refuses this client. The outcome of a write is unknown, the message says why."""
 
 
+class StoreRefused(StoreUnreachable):
+    """No permission, wrong credentials, or no such bucket: nothing was stored, and repeating will hardly help."""
+
+
 class StoreFull(StoreError):
     """The medium has no room; nothing was stored."""
 

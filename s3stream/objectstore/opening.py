@@ -1,13 +1,113 @@
-"""From a URL to a store."""
+"""From a URL to a store.
+
+`file:///directory` · `memory://` · `s3://bucket/prefix?endpoint=URL&region=NAME&path_style=true|false&anonymous=true` ·
+`gs://bucket/prefix` · `az://container/prefix?account=NAME`. Credentials are never part of a URL: S3 takes what boto3 finds
+(AWS_* variables, profiles, roles), the others what their environment variables or the platform give.
+"""
 
 from __future__ import annotations
 
-from s3stream.objectstore.api import ObjectStore, StoreAddressInvalid
+import asyncio
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from s3stream.objectstore.api import ObjectStore, StoreAddressInvalid, StoreError, StoreRefused
+from s3stream.objectstore.file import FileStore
 from s3stream.objectstore.memory import MemoryStore
+from s3stream.objectstore.retrying import RetryingStore
+
+_OPTIONS = {
+    "s3": {"endpoint", "region", "path_style", "anonymous"},
+    "gs": set[str](),
+    "az": {"account"},
+}
 
 
 async def open_store(url: str) -> ObjectStore:
-    """Open the store at `url`. Raises StoreAddressInvalid."""
-    if url.startswith("memory:"):
+    """Open the store at `url` and see whether it answers.
+
+    Raises StoreAddressInvalid, StoreUnreachable (StoreRefused if bucket or credentials are wrong).
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
         return MemoryStore()
-    raise StoreAddressInvalid(f"no object store for {url!r}")
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise StoreAddressInvalid(f"not a directory: {url!r} (write file:///directory)")
+        return await FileStore.open(unquote(parts.path))
+    if parts.scheme not in _OPTIONS:
+        known = ", ".join(["file", "memory", *_OPTIONS])
+        raise StoreAddressInvalid(f"no object store for {url!r} (known: {known})")
+    return await _open_remote(url, parts)
+
+
+async def _open_remote(url: str, parts: SplitResult) -> ObjectStore:
+    # Loaded only here: it takes a noticeable part of the start-up.
+    from obstore.exceptions import BaseError
+
+    from s3stream.objectstore.remote import RemoteStore
+
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = options.keys() - _OPTIONS[parts.scheme]
+    if unknown or not parts.netloc or "@" in parts.netloc:
+        why = f"unknown option {min(unknown)!r}" if unknown else "there must be a bucket, and no credentials"
+        raise StoreAddressInvalid(f"not a usable store address: {url!r} ({why})")
+    prefix = parts.path.strip("/") or None
+    try:
+        native = await asyncio.to_thread(_build, parts.scheme, parts.netloc, prefix, options)
+        store = RemoteStore(f"{parts.scheme}://{parts.netloc}", native)
+    except StoreError:
+        raise
+    except (BaseError, ValueError, TypeError) as error:
+        raise StoreAddressInvalid(f"cannot open {url!r}: {error}") from error
+    retrying = RetryingStore(store)
+    await store.check()
+    return retrying
+
+
+def _build(scheme: str, bucket: str, prefix: str | None, options: dict[str, str]) -> Any:
+    from obstore.store import AzureStore, GCSStore
+
+    from s3stream.objectstore.remote import CLIENT_OPTIONS, NO_RETRIES
+
+    common: dict[str, Any] = {"prefix": prefix, "client_options": CLIENT_OPTIONS, "retry_config": NO_RETRIES}
+    if scheme == "gs":
+        return GCSStore(bucket, **common)
+    if scheme == "az":
+        account = {"account_name": options["account"]} if "account" in options else {}
+        return AzureStore(bucket, **common, **account)
+    return _build_s3(bucket, options, common)
+
+
+def _build_s3(bucket: str, options: dict[str, str], common: dict[str, Any]) -> Any:
+    from obstore.store import S3Store
+
+    endpoint = options.get("endpoint")
+    config: dict[str, Any] = {
+        "unsigned_payload": True,
+        "conditional_put": "etag",
+        "virtual_hosted_style_request": not _flag(options, "path_style", endpoint is not None),
+    }
+    if endpoint is not None:
+        config["endpoint"] = endpoint
+    if _flag(options, "anonymous", False):
+        return S3Store(
+            bucket, config={**config, "skip_signature": True, "region": options.get("region", "us-east-1")}, **common
+        )
+    import boto3
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    session = boto3.session.Session(region_name=options.get("region"))
+    if session.get_credentials() is None:
+        raise StoreRefused(f"no AWS credentials found for s3://{bucket} (environment, profile or role)")
+    config["region"] = session.region_name or "us-east-1"
+    return S3Store(bucket, config=config, credential_provider=Boto3CredentialProvider(session), **common)
+
+
+def _flag(options: dict[str, str], name: str, default: bool) -> bool:
+    text = options.get(name)
+    if text is None:
+        return default
+    if text not in ("true", "false"):
+        raise StoreAddressInvalid(f"{name} must be true or false, not {text!r}")
+    return text == "true"

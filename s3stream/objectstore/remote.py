@@ -1,0 +1,170 @@
+"""Stores behind `obstore`: S3 and its likes, Google Cloud Storage, Azure.
+
+Bodies are not signed over (TLS protects them in flight, the object format's CRCs at rest): signing costs ten times more
+CPU than all the rest of a PUT. Retries are not left to the library: a repeated conditional PUT has to be decided by
+looking (`s3stream.objectstore.retrying`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    NotFoundError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from s3stream.objectstore.api import (
+    ObjectExists,
+    ObjectMeta,
+    ObjectMissing,
+    RangeInvalid,
+    StoreError,
+    StoreRefused,
+    StoreUnreachable,
+)
+from wal.api import Buffer
+
+_DELETE_CHUNK = 1000
+_LIST_CHUNK = 1000
+_JOIN_IN_THREAD = 4 << 20
+CLIENT_OPTIONS: dict[str, Any] = {
+    "timeout": timedelta(seconds=60),
+    "connect_timeout": timedelta(seconds=5),
+    "allow_http": True,
+}
+NO_RETRIES: dict[str, Any] = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
+_REFUSALS = ("NoSuchBucket", "NoSuchContainer", "ContainerNotFound", "AccessDenied", "InvalidAccessKeyId")
+
+
+class RemoteStore:
+    """`name` is what messages call the store."""
+
+    def __init__(self, name: str, store: S3Store | GCSStore | AzureStore) -> None:
+        self._name = name
+        self._store = store
+
+    async def check(self) -> None:
+        """Raise StoreUnreachable, or StoreRefused, if the bucket cannot be listed."""
+        with self._errors("", self._name):
+            await obstore.list_with_delimiter_async(self._store, ".reachable")
+
+    async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
+        data = await _join(pieces)
+        with self._errors("PUT", key):
+            await obstore.put_async(self._store, key, data, use_multipart=False)
+
+    async def put_if_absent(self, key: str, pieces: Sequence[Buffer]) -> None:
+        data = await _join(pieces)
+        with self._errors("PUT", key):
+            await obstore.put_async(self._store, key, data, mode="create", use_multipart=False)
+
+    async def get(self, key: str) -> Buffer:
+        with self._errors("GET", key):
+            result = await obstore.get_async(self._store, key)
+            return memoryview(await result.bytes_async())
+
+    async def get_range(self, key: str, start: int, end: int) -> Buffer:
+        if not 0 <= start < end:
+            raise RangeInvalid(f"{key}: {start}..{end} is no range")
+        with self._errors("GET", key):
+            data = memoryview(await obstore.get_range_async(self._store, key, start=start, end=end))
+        if len(data) != end - start:
+            raise RangeInvalid(f"{key}: asked for {start}..{end}, got {len(data)} bytes")
+        return data
+
+    async def head(self, key: str) -> int | None:
+        try:
+            with self._errors("HEAD", key):
+                return int((await obstore.head_async(self._store, key))["size"])
+        except ObjectMissing:
+            return None
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        for start in range(0, len(keys), _DELETE_CHUNK):
+            chunk = list(keys[start : start + _DELETE_CHUNK])
+            try:
+                with self._errors("DELETE", chunk[0]):
+                    await obstore.delete_async(self._store, chunk)
+            except ObjectMissing:
+                await self._delete_each(chunk)
+
+    async def _delete_each(self, keys: Sequence[str]) -> None:
+        """Stores without bulk delete may stop at the first key that is not there."""
+        for key in keys:
+            try:
+                with self._errors("DELETE", key):
+                    await obstore.delete_async(self._store, key)
+            except ObjectMissing:
+                continue
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectMeta]:
+        folder = prefix.rpartition("/")[0]
+        chunks = obstore.list(self._store, folder or None, chunk_size=_LIST_CHUNK).__aiter__()
+        while True:
+            try:
+                with self._errors("LIST", prefix):
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            for meta in chunk:
+                if meta["path"].startswith(prefix):
+                    yield ObjectMeta(meta["path"], meta["size"], int(meta["last_modified"].timestamp() * 1000))
+
+    async def close(self) -> None:
+        return None
+
+    @contextmanager
+    def _errors(self, verb: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (AlreadyExistsError, PreconditionError) as error:
+            raise ObjectExists(f"{key} exists") from error
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise StoreRefused(f"{self._name} refuses {verb} {key}: {_first_line(error)}") from error
+        except NotFoundError as error:
+            if any(code in str(error) for code in _REFUSALS):
+                raise StoreRefused(f"{self._name}: {_first_line(error)}") from error
+            raise ObjectMissing(f"{key} does not exist") from error
+        except InvalidPathError as error:
+            raise StoreError(f"not an object key: {key!r}") from error
+        except (BaseError, OSError, TimeoutError) as error:
+            text = str(error)
+            if "416" in text and "Range" in text:
+                raise RangeInvalid(f"{key}: {_first_line(error)}") from error
+            kind = StoreRefused if any(code in text for code in _REFUSALS) else StoreUnreachable
+            raise kind(f"{self._name}: {verb} {key} failed: {_first_line(error)}") from error
+
+
+async def _join(pieces: Sequence[Buffer]) -> Buffer:
+    if len(pieces) == 1:
+        return pieces[0]
+    if sum(map(len, pieces)) < _JOIN_IN_THREAD:
+        return b"".join(pieces)
+    return await asyncio.to_thread(_copy, pieces)
+
+
+def _copy(pieces: Sequence[Buffer]) -> Buffer:
+    """As b"".join, but piece by piece, so that other threads get their turn."""
+    joined = bytearray(sum(map(len, pieces)))
+    position = 0
+    for piece in pieces:
+        joined[position : position + len(piece)] = piece
+        position += len(piece)
+    return joined
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
