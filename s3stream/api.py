@@ -88,11 +88,13 @@ class Stream(Protocol):
     start_offset: int
     next_offset: int
     confirmed_offset: int
-    committed_offset: int
     on_confirmed: Callable[[], None] | None
     """Called at most once per WAL flush after `confirmed_offset` moved."""
     on_failed: Callable[[StorageError], None] | None
     """Called once if the stream can no longer be appended to (fenced, WAL failed). What is confirmed stays readable."""
+
+    @property
+    def committed_offset(self) -> int: ...
 
     @property
     def size(self) -> int:
