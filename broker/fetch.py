@@ -1,14 +1,14 @@
 """How a fetch reads its partitions: from memory at once, from objects where it must, and waiting at the tail.
 
 `Fetch` is one request in work. A pass over its targets reads what is in memory and notes what is not; a fetch that has
-to wait (`WaitingFetch`) makes the same pass again when it is woken. Sizes follow Kafka: partitions take from one budget in
-order, and the first batch found is returned whole whatever its size.
+to wait (`WaitingFetch`) makes the same pass again when it is woken. Sizes follow Kafka: partitions take from one
+budget in order, and the first batch found is returned whole whatever its size.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from broker.fetch_sessions import Fetched, FetchTarget
@@ -31,10 +31,20 @@ class Fetch:
     """One fetch request: its targets and limits in bytes. `cold` are positions in `results` still to be fetched, with
     their share of the budget."""
 
-    __slots__ = ("_services", "answer_now", "cold", "isolation_level", "max_size", "min_size", "results", "size", "targets")
+    __slots__ = (
+        "_services",
+        "answer_now",
+        "cold",
+        "isolation_level",
+        "max_size",
+        "min_size",
+        "results",
+        "size",
+        "targets",
+    )
 
     def __init__(
-        self, services: Services, targets: list[FetchTarget], max_size: int, min_size: int, isolation_level: int
+        self, services: Services, targets: Sequence[FetchTarget], max_size: int, min_size: int, isolation_level: int
     ) -> None:
         self._services = services
         self.isolation_level = isolation_level
@@ -149,8 +159,8 @@ def _divergence(partition: Partition, target: FetchTarget) -> tuple[int, int] | 
 class WaitingFetch(Deferred):
     """A fetch at the tail: answered when enough has become readable, when its time is over, or when a partition goes.
 
-    Woken by the partitions (`FetchWaiter`), it looks once per turn of the loop, after everything that the same WAL flush
-    confirmed, so that one answer has it all.
+    Woken by the partitions (`FetchWaiter`), it looks once per turn of the loop, after everything that the same WAL
+    flush confirmed, so that one answer has it all.
     """
 
     __slots__ = ("_fetch", "_loop", "_missing_size", "_over", "_respond", "_scheduled", "_timer")

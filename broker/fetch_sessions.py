@@ -1,4 +1,4 @@
-"""Incremental fetch sessions (KIP-227): what a consumer fetches is remembered here, so that it only says what changed, and
+"""Incremental fetch sessions (KIP-227): what a consumer fetches is remembered, so that it only says what changed and
 is only told what changed.
 
 Pure: time is an argument, randomness is passed in. A request's session id and epoch choose what happens:
@@ -202,9 +202,7 @@ class FetchSessions:
 
 
 def _targets(request: FetchRequest) -> list[FetchTarget]:
-    return [
-        FetchTarget(topic.topic, topic.topic_id, wanted) for topic in request.topics for wanted in topic.partitions
-    ]
+    return [FetchTarget(topic.topic, topic.topic_id, wanted) for topic in request.topics for wanted in topic.partitions]
 
 
 def _update(partitions: dict[PartitionKey, FetchTarget], request: FetchRequest) -> None:

@@ -73,7 +73,7 @@ class Partitions:
             await self._open([(topic, each) for each in topic.partitions if self._is_missing(topic, each)])
 
     async def open_all(self) -> None:
-        """Open everything that the image says is led here; from now on new topics are opened as the image learns of them."""
+        """Open everything that the image says is led here; new topics are opened as the image learns of them."""
         self._follows_new_topics = True
         wanted = [(topic, each) for topic in self._image.topics() for each in topic.partitions]
         await self._open([(topic, each) for topic, each in wanted if self._is_missing(topic, each)])

@@ -1,7 +1,8 @@
 """Back-pressure that producers are told of: `throttle_time_ms` grows with the pressure on the storage.
 
-Above the soft level clients are asked to pause longer and longer, before the storage pauses their connections and, in the
-end, refuses appends. The pressure is looked at once per so many bytes appended, and on every request while it is high.
+Above the soft level clients are asked to pause longer and longer, before the storage pauses their connections and, in
+the end, refuses appends. The pressure is looked at once per so many bytes appended, and on every request while it is
+high.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ def retained_from(
     """The log start offset that retention asks for; at least `log_start_offset`.
 
     A range goes if its newest record is older than `retention_ms`, or if without it the log still has at least
-    `retention_bytes`; -1 means no limit. The first one that stays ends the walk. A range without timestamps does not age.
+    `retention_bytes`; -1 means no limit. The first one that stays ends the walk. A range without timestamps does not
+    age.
     """
     for each in ranges:
         expired = 0 <= retention_ms < now_ms - each.max_timestamp and each.max_timestamp >= 0
@@ -71,9 +72,7 @@ class Retention:
                 try:
                     await self._check_partition(partition)
                 except Exception as error:
-                    log.warning(
-                        "retention failed", topic=partition.topic, partition=partition.index, error=str(error)
-                    )
+                    log.warning("retention failed", topic=partition.topic, partition=partition.index, error=str(error))
             if count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 

@@ -1,9 +1,9 @@
 """DeleteRecords (21): move the log start offset of partitions forward.
 
-v0-v2. v2 flexible. Offset -1 stands for the high watermark. Reads below the new start end at once; the answer leaves when
-the new start is durable. An offset below the log start changes nothing and is answered with the log start; one above the
-high watermark is OFFSET_OUT_OF_RANGE. Topics that are only compacted refuse with POLICY_VIOLATION, internal ones with
-INVALID_TOPIC_EXCEPTION.
+v0-v2. v2 flexible. Offset -1 stands for the high watermark. Reads below the new start end at once; the answer leaves
+when the new start is durable. An offset below the log start changes nothing and is answered with the log start; one
+above the high watermark is OFFSET_OUT_OF_RANGE. Topics that are only compacted refuse with POLICY_VIOLATION, internal
+ones with INVALID_TOPIC_EXCEPTION.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ async def handle(services: Services, ctx: RequestContext, request: DeleteRecords
 
 
 async def _delete(services: Services, topic: str, wanted: DeleteRecordsPartition) -> DeleteRecordsPartitionResult:
-    result = DeleteRecordsPartitionResult(
-        partition_index=wanted.partition_index, low_watermark=_UNKNOWN_LOW_WATERMARK
-    )
+    result = DeleteRecordsPartitionResult(partition_index=wanted.partition_index, low_watermark=_UNKNOWN_LOW_WATERMARK)
     try:
         result.low_watermark = await _delete_before(services, topic, wanted)
     except (PartitionError, StorageError) as error:

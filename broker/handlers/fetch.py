@@ -72,9 +72,7 @@ def handle(
     return WaitingFetch(fetch, request.max_wait_ms, partial(_respond, services, ctx, context))
 
 
-async def _answer_cold(
-    services: Services, ctx: RequestContext, context: FetchContext, fetch: Fetch
-) -> FetchResponse:
+async def _answer_cold(services: Services, ctx: RequestContext, context: FetchContext, fetch: Fetch) -> FetchResponse:
     await fetch.read_cold()
     return _respond(services, ctx, context, fetch)
 

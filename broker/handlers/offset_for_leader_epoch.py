@@ -1,7 +1,7 @@
 """OffsetForLeaderEpoch (23): where an epoch ended, so that a consumer notices that its log is not ours any more.
 
-v2-v4. v2 current leader epoch (KIP-320); v3 replica id; v4 flexible. The current epoch ends, so far, at the high watermark:
-nothing above it has been shown to anybody.
+v2-v4. v2 current leader epoch (KIP-320); v3 replica id; v4 flexible. The current epoch ends, so far, at the high
+watermark: nothing above it has been shown to anybody.
 """
 
 from __future__ import annotations

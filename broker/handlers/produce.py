@@ -1,7 +1,7 @@
 """Produce (0): append record batches, answered when they are durable.
 
-v3-v13. v5 log start offset; v8 per-record errors (KIP-467); v9 flexible; v10 current leader and node endpoints (KIP-951);
-v12 implicit partition adds of transactions (KIP-890); v13 topic ids (KIP-516).
+v3-v13. v5 log start offset; v7 zstd; v8 per-record errors (KIP-467); v9 flexible; v10 current leader and node endpoints
+(KIP-951); v12 implicit partition adds of transactions (KIP-890); v13 topic ids (KIP-516).
 
 * acks=1 and acks=-1 mean the same: durable in the write-ahead log. acks=0 is appended just so and gets no answer; an
   error closes the connection, which is all such a producer can notice. Any other value is INVALID_REQUIRED_ACKS.
@@ -39,6 +39,7 @@ API_KEY = ApiKey.PRODUCE
 MIN_VERSION = 3
 MAX_VERSION = 13
 
+_ZSTD_SINCE = 7
 _ENDPOINTS_SINCE = 10
 _NO_OFFSET = -1
 _NO_LEADER = LeaderIdAndEpoch()
@@ -94,6 +95,7 @@ def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> 
         return response
     pending = PendingProduce(response)
     now_ms = services.now_ms()
+    zstd = ctx.api_version >= _ZSTD_SINCE
     size = 0
     failed = False
     for topic in request.topic_data:
@@ -109,7 +111,7 @@ def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> 
         for data in topic.partition_data:
             answer = PartitionProduceResponse(index=data.index, current_leader=_NO_LEADER)
             answers.append(answer)
-            if _append(services, topic, name, data, answer, pending, now_ms):
+            if _append(services, topic, name, data, answer, pending, now_ms, zstd):
                 size += len(data.records)  # type: ignore[arg-type]
             else:
                 failed = True
@@ -133,6 +135,7 @@ def _append(
     answer: PartitionProduceResponse,
     pending: PendingProduce,
     now_ms: int,
+    zstd: bool,
 ) -> bool:
     """Append the batch of one partition and put the outcome into `answer`."""
     partition = services.partitions.get(name, data.index)
@@ -147,7 +150,7 @@ def _append(
         _fail(answer, ErrorCode.INVALID_RECORD, "no records")
         return False
     try:
-        appended = partition.append_as_leader(records, now_ms)  # type: ignore[arg-type]
+        appended = partition.append_as_leader(records, now_ms, zstd)  # type: ignore[arg-type]
     except BatchRefused as error:
         _fail(answer, error.code, str(error))
         answer.record_errors = [

@@ -1,7 +1,7 @@
 """What a partition refuses, and why.
 
-A partition speaks Kafka's error codes itself: they are the vocabulary of its rules (sequences, epochs, offsets). Errors of
-the storage below it stay exceptions of `s3stream.api` and are given their code by `code_of`, at the handlers' edge.
+A partition speaks Kafka's error codes itself: they are the vocabulary of its rules (sequences, epochs, offsets). Errors
+of the storage below it stay exceptions of `s3stream.api` and are given their code by `code_of`, at the handlers' edge.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ import structlog
 
 from broker.config.topic_config import TopicConfig
 from broker.partition.append_rules import AppendRules
-from broker.partition.errors import BatchRefused, PartitionError
+from broker.partition.errors import PartitionError
 from broker.partition.leader_epochs import LeaderEpochs
 from broker.partition.opening import RecoveredState
 from broker.partition.producer_state import NO_PRODUCER_ID, ProducerStates
@@ -174,18 +174,19 @@ class Partition:
             raise PartitionError(ErrorCode.FENCED_LEADER_EPOCH if older else ErrorCode.UNKNOWN_LEADER_EPOCH)
 
     # -- appending --------------------------------------------------------------------------------------------------
-    def append_as_leader(self, records: memoryview, now_ms: int) -> Appended:
+    def append_as_leader(self, records: memoryview, now_ms: int, zstd: bool = True) -> Appended:
         """Check one produced batch, stamp it in place and append it.
 
         A repeat of an earlier batch is answered with where that one is; like a new one it is acknowledged when the high
-        watermark has passed its end. `records` must not change any more afterwards.
+        watermark has passed its end. `records` must not change any more afterwards. `zstd`: this client's version of
+        Produce may carry that codec.
 
         Raises BatchRefused (nothing was appended) or an error of the storage.
         """
         if self.closed:
             raise StreamClosed(f"{self.topic}-{self.index}")
         rules = self._rules
-        header = rules.check(records, now_ms)
+        header = rules.check(records, now_ms, zstd)
         stream = self._log
         count = header.last_offset_delta + 1
         producer_id = header.producer_id
@@ -322,7 +323,7 @@ class Partition:
         return None if timestamp is None else await offset_for_timestamp(self._log, timestamp, self.high_watermark)
 
     def end_offset_for_epoch(self, leader_epoch: int) -> tuple[int, int]:
-        """(epoch, end offset) as OffsetForLeaderEpoch answers. The current epoch ends, so far, at the high watermark."""
+        """(epoch, end offset) as OffsetForLeaderEpoch answers; the current epoch so far ends at the high watermark."""
         return self.leader_epochs.end_offset(leader_epoch, self._log.confirmed_offset)
 
     # -- the start of the log ---------------------------------------------------------------------------------------

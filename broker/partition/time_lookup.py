@@ -1,7 +1,7 @@
 """Look-ups by time at the precision of records: indexes find the batch, its records are decoded.
 
-`Stream.seek_timestamp` gives a place at or shortly before the batch; from there headers are walked up to the first batch
-whose max timestamp is late enough, and only that one is decoded.
+`Stream.seek_timestamp` gives a place at or shortly before the batch; from there headers are walked up to the first
+batch whose max timestamp is late enough, and only that one is decoded.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def _first_record(
 
 
 async def latest_max_timestamp(stream: Stream) -> int | None:
-    """The largest timestamp of any confirmed record: committed ranges know theirs, the tail is walked by its headers."""
+    """The largest timestamp of any confirmed record: ranges know theirs, the un-uploaded tail is walked by headers."""
     ranges = stream.ranges()
     latest = max((each.max_timestamp for each in ranges), default=-1)
     end_offset = stream.confirmed_offset
