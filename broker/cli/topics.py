@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="topics", help="List, create, describe and delete topics.", no_args_is_help=True)
 
+_BROKER_DEFAULT = -1
 _TOPIC_RESOURCE = 2
 _DEFAULT_CONFIG = 5
 """DescribeConfigs' source of a value that nobody has set."""
@@ -44,8 +45,10 @@ def list_topics(
 def create(
     name: str,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-    partitions: Annotated[int, typer.Option(min=1, help="Default: num.partitions of the broker.")] = -1,
-    replication_factor: Annotated[int, typer.Option(min=1, help="Recorded; durability is the object store's.")] = -1,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Default: num.partitions of the broker.")] = None,
+    replication_factor: Annotated[
+        int | None, typer.Option(min=1, help="Recorded; durability is the object store's.")
+    ] = None,
     config: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Topic config; may be repeated.")
     ] = None,
@@ -61,7 +64,12 @@ def create(
         if not equals or not key:
             raise CommandError(f"--config: {item!r} is not KEY=VALUE", exit_code=2)
         configs.append(CreatableTopicConfig(name=key, value=value))
-    topic = CreatableTopic(name=name, num_partitions=partitions, replication_factor=replication_factor, configs=configs)
+    topic = CreatableTopic(
+        name=name,
+        num_partitions=partitions or _BROKER_DEFAULT,
+        replication_factor=replication_factor or _BROKER_DEFAULT,
+        configs=configs,
+    )
     with Client(bootstrap) as client:
         result = client.send(CreateTopicsRequest(topics=[topic], timeout_ms=30_000)).topics[0]
     check(result.error_code, f"cannot create topic {name}", result.error_message)
