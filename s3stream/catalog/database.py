@@ -57,6 +57,7 @@ class Database:
     def __init__(self, backend: Backend, jitter: random.Random | None = None) -> None:
         self._backend = backend
         self._jitter = jitter or random.Random()
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -71,11 +72,16 @@ class Database:
         return await self._run(transaction, write=True, idempotent=idempotent)
 
     async def close(self) -> None:
-        await self._backend.close()
+        """Waits for the transactions that run. Closing twice is no error."""
+        if not self._closed:
+            self._closed = True
+            await self._backend.close()
 
     async def _run(self, transaction: Transaction[T], *, write: bool, idempotent: bool) -> T:
         attempt = 1
         while True:
+            if self._closed:
+                raise CatalogUnreachable(f"{self._backend.name} is closed")
             try:
                 return await self._backend.run(transaction, write=write)
             except (RolledBack, OutcomeUnknown) as failure:

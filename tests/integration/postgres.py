@@ -52,7 +52,7 @@ class PostgresServer:
         self._data = self.directory / "data"
         if not self._data.exists():
             self._initialise()
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "shared_buffers": "16MB"}
         arguments = [f"-c{name}={value}" for name, value in {**options, **self.settings}.items()]
         with (self.directory / "log").open("ab") as log:
@@ -178,7 +178,7 @@ def _as_server_user() -> dict[str, int]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

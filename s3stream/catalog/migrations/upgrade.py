@@ -8,6 +8,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
 
+DIRECTORY = Path(__file__).parent
+
 
 def upgrade(tx: Connection, revision: str = "head") -> None:
     command.upgrade(config(tx), revision)
@@ -15,7 +17,7 @@ def upgrade(tx: Connection, revision: str = "head") -> None:
 
 def config(tx: Connection | None = None) -> Config:
     configuration = Config()
-    configuration.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    configuration.set_main_option("script_location", str(DIRECTORY).replace("%", "%%"))
     configuration.set_main_option("path_separator", "os")
     configuration.attributes["connection"] = tx
     return configuration
