@@ -1,7 +1,8 @@
 """OffsetCommit (8): remember how far a group, or a consumer without one, has read.
 
 v2-v10. v2-v4 carry a retention time of the client's own, v5 drops it; v6 leader epoch of the last record read
-(KIP-320); v7 instance id (KIP-345); v8 flexible; v9 GROUP_ID_NOT_FOUND for a member of a group that is gone; v10 topic ids.
+(KIP-320); v7 instance id (KIP-345); v8 flexible; v9 GROUP_ID_NOT_FOUND for a member of a group that is gone; v10 topic
+ids.
 
 * Errors of one topic or partition leave the others to be committed. A group's error is told for each partition.
 * The empty group id is allowed, as in Kafka.
