@@ -1,8 +1,8 @@
 """Reads of committed objects: block cache, index cache, read-ahead.
 
-Blocks and indexes are verified before they are cached. Each is loaded at most once at a time, whoever asks; a caller that
-is cancelled does not cancel a load that others share. Neighbouring blocks are fetched with one ranged GET. Runs on one
-event loop.
+Blocks and indexes are verified before they are cached. Each is loaded at most once at a time, whoever asks; a caller
+that is cancelled does not cancel a load that others share. Neighbouring blocks are fetched with one ranged GET. Runs
+on one event loop.
 
 Memory is bounded by `cache_size`, `index_cache_size`, what callers asked for (their `max_size` plus a block each), and
 `read_ahead_size_max` per sequential reader, altogether a quarter of `cache_size` in flight.
@@ -109,7 +109,7 @@ class BlockReader:
         return result
 
     async def seek_timestamp(self, object_key: str, object_size: int, stream_id: int, timestamp: int) -> int | None:
-        """The start offset of the stream's first block in this object whose max timestamp is >= `timestamp`, or None."""
+        """The start offset of the stream's first block here whose max timestamp is >= `timestamp`, or None."""
         index = await self._index(object_key, object_size)
         entry = index.find_timestamp(stream_id, timestamp)
         return None if entry is None else entry.start_offset
@@ -268,8 +268,9 @@ class BlockReader:
             index = next_index
             first = index.find(stream_id, -1)
             number = index.count if first is None else first
+        within_budget = self._ahead_size == 0 or self._ahead_size + missing_size <= self._ahead_size_max
         # In steps of half a window: fewer and bigger requests.
-        if missing_size * 2 >= reader.window - left and self._ahead_size + missing_size <= self._ahead_size_max:
+        if within_budget and missing_size * 2 >= reader.window - left:
             for key, entries in todo:
                 self._start_block_loads(key, entries, reader)
 
