@@ -74,6 +74,7 @@ def _created(services: Services, topic: TopicInfo) -> CreatableTopicResult:
     return CreatableTopicResult(
         name=topic.name,
         topic_id=topic.topic_id.bytes,
+        error_message=None,
         num_partitions=len(topic.partitions),
         replication_factor=topic.replication_factor,
         configs=configs,
