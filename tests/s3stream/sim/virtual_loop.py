@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+DAY = 86_400.0
 
 
 class Deadlock(AssertionError):
-    """Nothing is ready and no timer is set: everybody waits for somebody else."""
+    """Nothing is ready and no timer is set, or only periodic work has gone on for a day: everybody waits."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
+        if timeout is None or self.now > DAY:
             waiting = [str(task.get_coro()) for task in asyncio.all_tasks(asyncio.get_running_loop())]
             raise Deadlock("nothing will ever happen again; waiting: " + "; ".join(waiting))
         self.now += max(timeout, 0.0)
@@ -44,3 +48,13 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
         assert isinstance(loop, VirtualLoop)
         assert not loop.errors, loop.errors
     return result
+
+
+def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Makes an async test run on a virtual loop."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        run_virtual(test(*args, **kwargs))
+
+    return run
