@@ -255,6 +255,10 @@ class Partition:
     def remove_fetch_waiter(self, waiter: FetchWaiter) -> None:
         self._fetch_waiters.pop(waiter, None)
 
+    @property
+    def has_fetch_waiters(self) -> bool:
+        return bool(self._fetch_waiters)
+
     def _on_confirmed(self) -> None:
         high_watermark = self._log.confirmed_offset
         unconfirmed = self._unconfirmed
