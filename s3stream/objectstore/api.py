@@ -1,7 +1,7 @@
 """What an object store promises, whatever it is.
 
-Keys are relative to the store's prefix, `/`-separated, without `.` or `..` parts. Objects are written once and whole, and
-never change. `put` returns only when the object is durable; a reader never sees a part of one.
+Keys are relative to the store's prefix, `/`-separated, without `.` or `..` parts. Objects are written once and whole,
+and never change. `put` returns only when the object is durable; a reader never sees a part of one.
 """
 
 from __future__ import annotations

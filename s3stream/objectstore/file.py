@@ -1,8 +1,8 @@
 """`file:///directory`: objects as files, durable before a `put` returns.
 
-An object is written aside in `.partial`, synced, renamed to its place, and then the directory of its name is synced; puts
-that end at the same time share that sync. All of it happens in threads. What a crash left in `.partial` is removed, once
-it is a day old, when the store is opened: the directory may be shared by several brokers.
+An object is written aside in `.partial`, synced, renamed to its place, and then the directory of its name is synced;
+puts that end at the same time share that sync. All of it happens in threads. What a crash left in `.partial` is
+removed, once it is a day old, when the store is opened: the directory may be shared by several brokers.
 """
 
 from __future__ import annotations

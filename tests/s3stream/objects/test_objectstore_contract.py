@@ -10,9 +10,6 @@ import pytest
 
 from s3stream.objectstore import ObjectStore, open_store
 from s3stream.objectstore.api import ObjectExists, ObjectMissing, RangeInvalid
-from tests.integration.seaweedfs import s3_url, seaweedfs
-
-__all__ = ["s3_url", "seaweedfs"]
 
 
 @pytest.fixture(params=["memory", "file", pytest.param("s3", marks=pytest.mark.integration)])

@@ -21,6 +21,7 @@ from s3stream.objectstore.api import (
 )
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.objectstore.retrying import ATTEMPTS_MAX, RetryingStore
+from tests.integration.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, SeaweedFs
 from wal.api import Buffer
 
 
@@ -195,3 +196,16 @@ async def test_a_refusal_is_not_repeated() -> None:
             await store.put("k", [b"x"])
         assert pauses == []
         assert flaky.calls == 1
+
+
+@pytest.mark.integration
+async def test_a_missing_bucket_and_a_wrong_key_are_refusals(
+    seaweedfs: SeaweedFs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    with pytest.raises(StoreRefused, match="NoSuchBucket"):
+        await open_store(seaweedfs.store_url("nowhere"))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StoreRefused):
+        await open_store(seaweedfs.store_url(BUCKET))
