@@ -79,11 +79,22 @@ class Partitions:
         await self._open([(topic, each) for topic, each in wanted if self._is_missing(topic, each)])
 
     async def close_topic(self, topic_id: UUID) -> None:
-        """Close what is open of it, after saving its state."""
+        """Close what is open of it: with its state saved, or let go if the image does not know the topic any more."""
         async with self._locks[topic_id]:
             partitions = self._forget(topic_id)
-            now_ms = self._now_ms()
-            await asyncio.gather(*(partition.close(now_ms) for partition in partitions))
+            is_gone = self._image.topic_by_id(topic_id.bytes) is None
+            await asyncio.gather(*(self._close(partition, is_gone) for partition in partitions))
+        if is_gone:
+            self._locks.pop(topic_id, None)
+
+    async def _close(self, partition: Partition, is_gone: bool) -> None:
+        try:
+            if is_gone:
+                await partition.discard()
+            else:
+                await partition.close(self._now_ms())
+        except Exception as error:
+            log.warning("partition not closed", topic=partition.topic, partition=partition.index, error=repr(error))
 
     async def close_all(self) -> None:
         """Accept nothing more and save every state; `Storage.close` then uploads and closes all streams at once."""
@@ -152,6 +163,9 @@ class Partitions:
 
     def _remove(self, partition: Partition, topic_id: UUID) -> None:
         self._by_topic[topic_id].pop(partition.index, None)
+        self._unname(partition)
+
+    def _unname(self, partition: Partition) -> None:
         key = (partition.topic, partition.index)
         # a topic of the same name that was created since may have taken the place
         if self._by_name.get(key) is partition:
@@ -178,27 +192,12 @@ class Partitions:
                 partition.set_config(self._image.topic_config(partition.topic))
 
     def _topic_deleted(self, topic_id: UUID) -> None:
-        partitions = self._forget(topic_id)
-        for partition in partitions:
+        for partition in self._by_topic.get(topic_id, {}).values():
             partition.stop()
-        if partitions or topic_id in self._locks:
-            self._spawn(self._discard(topic_id, partitions))
-
-    async def _discard(self, topic_id: UUID, partitions: list[Partition]) -> None:
-        async with self._locks[topic_id]:
-            # those too that were being opened when the topic was deleted
-            partitions += self._forget(topic_id)
-            for partition in partitions:
-                try:
-                    await partition.discard()
-                except Exception as error:
-                    log.warning(
-                        "streams of a deleted topic were not closed",
-                        topic=partition.topic,
-                        partition=partition.index,
-                        error=str(error),
-                    )
-        self._locks.pop(topic_id, None)
+            self._unname(partition)
+        # a topic that is being opened has its lock, and is closed once it is open
+        if topic_id in self._by_topic or topic_id in self._locks:
+            self._spawn(self.close_topic(topic_id))
 
     def _topic_changed(self, topic: TopicInfo) -> None:
         config = self._image.topic_config(topic.name)
@@ -217,7 +216,7 @@ class Partitions:
 
     async def _hand_over(self, topic_id: UUID, partition: Partition) -> None:
         async with self._locks[topic_id]:
-            await partition.close(self._now_ms())
+            await self._close(partition, is_gone=False)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name="partitions-follow")

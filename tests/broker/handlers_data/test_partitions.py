@@ -1,0 +1,193 @@
+"""Opening, restarting and closing the partitions of a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import replace
+
+import pytest
+
+from broker.partition import partition as partition_module
+from broker.partition.partition import Partition
+from protocol.errors import ErrorCode
+from tests.broker.handlers_data.node import NODE_ID, Node
+from tests.broker.partition.batches import batch
+
+
+def state_of(partition: Partition) -> tuple[object, ...]:
+    return (
+        partition.log_start_offset,
+        partition.high_watermark,
+        partition.leader_epochs.entries(),
+        partition.producers.entries,
+    )
+
+
+async def restarted(node: Node) -> Node:
+    """Another process on the durable part of the same streams."""
+    again = Node()
+    again.storage = node.storage
+    again.partitions._storage = node.storage  # type: ignore[assignment]
+    await again.learn({topic.topic_id: topic for topic in node.image.topics()})
+    await again.partitions.open_all()
+    return again
+
+
+def produce_at_random(node: Node, rng: random.Random, count: int, next_sequence: dict[int, int]) -> None:
+    for _ in range(count):
+        producer = rng.randrange(4)
+        length = rng.randrange(1, 4)
+        if producer:
+            sequence = next_sequence.get(producer, 0)
+            part = node.appended("t", batch([b"v"] * length, producer_id=producer, epoch=0, sequence=sequence))
+            next_sequence[producer] = sequence + length
+        else:
+            part = node.appended("t", batch([b"v"] * length))
+        assert part.error_code == 0
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("snapshot_interval", [1, 700, 1 << 30])
+async def test_the_state_after_a_restart_is_the_state_before(
+    clean: bool, snapshot_interval: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_module, "SNAPSHOT_INTERVAL_SIZE", snapshot_interval)
+    rng = random.Random(snapshot_interval)
+    node = Node()
+    await node.topic("t")
+    sequences: dict[int, int] = {}
+    for _ in range(4):
+        produce_at_random(node, rng, 20, sequences)
+        partition = node.partitions.get("t", 0)
+        assert partition is not None
+        before = state_of(partition)
+        if clean:
+            await node.partitions.close_all()
+            node.storage.flush()
+        node = await restarted(node)
+        partition = node.partitions.get("t", 0)
+        assert partition is not None
+        assert state_of(partition) == before
+
+
+async def test_a_clean_restart_reads_no_records() -> None:
+    node = Node()
+    topic = await node.topic("t")
+    produce_at_random(node, random.Random(1), 20, {})
+    await node.partitions.close_all()
+    node.storage.flush()
+    node = await restarted(node)
+    assert node.log(topic).fetches == 0
+
+
+async def test_repeats_are_recognised_after_a_restart() -> None:
+    node = Node()
+    await node.topic("t")
+    node.appended("t", batch([b"a", b"b"], producer_id=7, epoch=0, sequence=0))
+    node = await restarted(node)
+    repeated = node.appended("t", batch([b"a", b"b"], producer_id=7, epoch=0, sequence=0))
+    assert (repeated.error_code, repeated.base_offset) == (0, 0)
+    assert node.appended("t", batch([b"c"], producer_id=7, epoch=0, sequence=2)).base_offset == 2
+
+
+async def test_a_snapshot_of_records_that_were_lost_is_not_used() -> None:
+    node = Node()
+    topic = await node.topic("t")
+    node.appended("t", batch([b"a"], producer_id=7, epoch=0, sequence=0))
+    node.appended("t", batch([b"b"], producer_id=7, epoch=0, sequence=1))
+    await node.partitions.close_all()
+    node.storage.flush()
+    node.log(topic).confirmed_offset = 1
+    node = await restarted(node)
+    assert node.appended("t", batch([b"b"], producer_id=7, epoch=0, sequence=1)).base_offset == 1
+
+
+async def test_the_log_start_survives() -> None:
+    node = Node()
+    await node.topic("t")
+    node.appended("t", batch([b"a", b"b", b"c"]))
+    partition = node.partitions.get("t", 0)
+    assert partition is not None
+    await partition.delete_records(2)
+    node = await restarted(node)
+    reopened = node.partitions.get("t", 0)
+    assert reopened is not None
+    assert reopened.log_start_offset == 2
+
+
+async def test_a_new_topic_takes_one_call_for_all_its_streams_and_no_read() -> None:
+    node = Node()
+    topic = await node.topic("t", partitions=50)
+    assert node.storage.calls == [
+        [each for info in topic.partitions for each in (info.log_stream_id, info.state_stream_id)]
+    ]
+    assert all(stream.fetches == 0 for stream in node.storage.streams.values())
+
+
+async def test_only_what_is_led_here_is_opened() -> None:
+    node = Node()
+    info = node.topic_info("t", partitions=2)
+    info = replace(info, partitions=(info.partitions[0], replace(info.partitions[1], leader=NODE_ID + 1)))
+    await node.learn({info.topic_id: info})
+    await node.partitions.open_topic(info)
+    assert node.partitions.get("t", 0) is not None
+    assert node.partitions.get("t", 1) is None
+    assert node.appended("t", index=1).error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+async def test_opening_twice_is_opening_once() -> None:
+    node = Node()
+    topic = await node.topic("t")
+    await node.partitions.open_topic(topic)
+    await node.partitions.open_all()
+    assert len(node.storage.calls) == 1
+
+
+async def test_a_deleted_topic_answers_what_waits_and_closes_its_streams() -> None:
+    node = Node()
+    topic = await node.topic("t")
+    waiting = node.produce("t")
+    await node.learn({topic.topic_id: None})
+    late = node.produce("t")
+    assert late.response.responses[0].partition_responses[0].error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    await node.partitions.close_topic(topic.topic_id)
+    assert waiting.response.responses[0].partition_responses[0].error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+    assert all(stream.closed for stream in node.storage.streams.values())
+
+
+async def test_a_partition_that_moved_away_is_saved_and_closed() -> None:
+    node = Node()
+    topic = await node.topic("t")
+    waiting = node.produce("t")
+    moved = replace(topic, partitions=(replace(topic.partitions[0], leader=NODE_ID + 1, leader_epoch=6),))
+    await node.learn({topic.topic_id: moved})
+    assert node.appended("t").error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+    await asyncio.gather(*node.partitions._tasks)
+    assert waiting.response.responses[0].partition_responses[0].error_code == 0
+    assert all(stream.closed for stream in node.storage.streams.values())
+    assert node.storage.streams[topic.partitions[0].state_stream_id].next_offset == 1
+
+
+async def test_leading_on_under_a_newer_epoch_begins_a_new_epoch() -> None:
+    node = Node()
+    topic = await node.topic("t")
+    node.appended("t", batch([b"a", b"b"]))
+    again = replace(topic, partitions=(replace(topic.partitions[0], leader_epoch=6),))
+    await node.learn({topic.topic_id: again})
+    partition = node.partitions.get("t", 0)
+    assert partition is not None
+    assert partition.leader_epochs.entries() == [(5, 0), (6, 2)]
+
+
+async def test_old_snapshots_are_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition_module, "SNAPSHOT_INTERVAL_SIZE", 1)
+    node = Node()
+    topic = await node.topic("t")
+    for _ in range(10):
+        node.appended("t")
+    partition = node.partitions.get("t", 0)
+    assert partition is not None
+    await partition.maintain(node.now_ms, 1000)
+    state = node.storage.streams[topic.partitions[0].state_stream_id]
+    assert (state.start_offset, state.next_offset) == (10 - partition_module.SNAPSHOTS_KEPT, 10)
