@@ -119,8 +119,8 @@ def _request_decoder(code: int) -> tuple[Decoder, bool]:
 def decode_request(frame: memoryview) -> tuple[RequestHeader, Any]:
     """Decode one request: header and message; records in it are slices of `frame`.
 
-    Raises DecodeError for anything malformed, bytes behind the message included, and UnsupportedVersion, which carries
-    what could be read of the header, for an API or version that is not in the tables.
+    Raises DecodeError for anything malformed, and UnsupportedVersion, which carries what could be read of the header,
+    for an API or version that is not in the tables. Bytes behind the message are ignored, as Kafka does.
     """
     try:
         code, correlation_id, client_id_size = unpack_request_header(frame)
@@ -147,9 +147,7 @@ def decode_request(frame: memoryview) -> tuple[RequestHeader, Any]:
             position += 1
         else:
             position = skip_tagged_fields(frame, position)
-    message, position = decoder(frame, position)
-    if position != len(frame):
-        raise DecodeError(f"{len(frame) - position} bytes behind a {type(message).__name__}")
+    message, _ = decoder(frame, position)
     header = _new_header(RequestHeader)
     header.api_key = code >> 16
     header.api_version = code & 0xFFFF
@@ -216,10 +214,15 @@ def record_type(key: Buffer) -> int:
     return type_
 
 
-def encode_record_message(message: Message, version: int = 0) -> bytes:
-    """The message with its int16 prefix: the record type before a key, the version before everything else."""
+def encode_record_message(message: Message, version: int | None = None) -> bytes:
+    """The message with its int16 prefix: the record type before a key, the version before everything else.
+
+    Without `version` it is the last one.
+    """
     cls = type(message)
     first, last = cls.VERSIONS
+    if version is None:
+        version = last
     if not first <= version <= last:
         raise UnsupportedVersion(cls.API_KEY, version)
     prefix = cls.API_KEY if isinstance(message, RecordKey) else version

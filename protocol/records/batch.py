@@ -1,8 +1,9 @@
 """The records inside a batch: for coordinators, look-ups by time, compaction and tools, never for Produce or Fetch.
 
-    length varint, attributes int8, timestamp delta varlong, offset delta varint, key, value, header count varint, headers
+    length varint, attributes int8, timestamp delta varlong, offset delta varint, key, value, headers
 
-Keys and values are a varint length (-1: null) and bytes; varints are zigzag.
+Keys and values are a varint length (-1: null) and bytes, headers a varint count and name and value of each; varints are
+zigzag.
 
 Decoding is aiokafka's parser (Cython), which is imported when the first batch is decoded; `decode_records` decompresses
 before it, so that the bound on the size holds. Building is plain Python.

@@ -36,9 +36,6 @@ class Codec(IntEnum):
     ZSTD = 4
 
 
-CODEC_MAX = max(Codec)
-
-
 def compress(codec: Codec, data: Buffer) -> bytes:
     if codec == Codec.NONE:
         return bytes(data)

@@ -10,7 +10,6 @@ from protocol.types import Buffer
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
 HEADER_SIZE = HEADER.size
-SIZE_POSITION = 8
 LOG_OVERHEAD = 12
 """Base offset and batch length: what stands before the bytes that the length counts."""
 MAGIC_POSITION = 16
@@ -18,6 +17,7 @@ CRC_POSITION = 17
 ATTRIBUTES_POSITION = 21
 MAX_TIMESTAMP_POSITION = 35
 MAGIC = 2
+NO_PRODUCER_ID = -1
 
 CODEC_MASK = 0x07
 LOG_APPEND_TIME = 0x08
@@ -25,7 +25,6 @@ TRANSACTIONAL = 0x10
 CONTROL = 0x20
 
 _unpack = HEADER.unpack_from
-_unpack_sizes = struct.Struct(">qi").unpack_from
 
 
 class BatchHeader:
@@ -144,11 +143,3 @@ def iter_batches(buffer: Buffer) -> Iterator[tuple[BatchHeader, memoryview]]:
             return
         yield header, view[position:stop]
         position = stop
-
-
-def first_batch_size(buffer: Buffer) -> int:
-    """Size of the batch that starts the buffer, which may hold less of it; -1 if even its length is not there."""
-    if len(buffer) < LOG_OVERHEAD:
-        return -1
-    size: int = _unpack_sizes(buffer)[1] + LOG_OVERHEAD
-    return size

@@ -9,7 +9,7 @@ from __future__ import annotations
 from crc32c import crc32c
 
 from protocol.errors import ErrorCode, InvalidBatch
-from protocol.records.compression import CODEC_MAX, Codec
+from protocol.records.compression import Codec
 from protocol.records.header import (
     ATTRIBUTES_POSITION,
     CODEC_MASK,
@@ -19,6 +19,8 @@ from protocol.records.header import (
     LOG_OVERHEAD,
     MAGIC,
     MAGIC_POSITION,
+    NO_PRODUCER_ID,
+    TRANSACTIONAL,
     BatchHeader,
 )
 from protocol.types import Buffer
@@ -26,36 +28,46 @@ from protocol.types import Buffer
 RECORD_SIZE_MIN = 7
 """Length, attributes, timestamp delta, offset delta, key length, value length, header count: one byte each."""
 
+_ZSTD = int(Codec.ZSTD)
+"""The highest codec, as a plain number for the hot path."""
+
 
 def validate_batches(records: memoryview | None, *, zstd: bool = True) -> BatchHeader:
     """The header of the one batch in a Produce request's records field.
 
-    `zstd=False` is for Produce before version 7. Raises InvalidBatch: CORRUPT_MESSAGE for a size or CRC that is wrong,
-    INVALID_TIMESTAMP for log append time set by a producer, UNSUPPORTED_COMPRESSION_TYPE, else INVALID_RECORD.
+    `zstd=False` is for Produce before version 7. Raises InvalidBatch: CORRUPT_MESSAGE for a size, magic or CRC that is
+    wrong, INVALID_TIMESTAMP, UNSUPPORTED_COMPRESSION_TYPE, and INVALID_RECORD for everything else.
+
+    Two things that Kafka lets pass are refused: bytes behind the batch that are too few to be another (it cuts them
+    off), and log append time set by a producer on a topic that does not use it (it clears the bit).
     """
-    size = 0 if records is None else len(records)
-    if records is None or size < HEADER_SIZE:
+    if records is None or len(records) < HEADER_SIZE:
         raise _refusal_of_short(records)
+    size = len(records)
     header = BatchHeader.read(records)
     attributes = header.attributes
     count = header.record_count
-    batch_size = header.batch_length + LOG_OVERHEAD
     if (
         header.magic == MAGIC
-        and batch_size == size
+        and header.batch_length + LOG_OVERHEAD == size
         and crc32c(records[ATTRIBUTES_POSITION:]) == header.crc
         and header.base_offset == 0
         and count > 0
         and header.last_offset_delta == count - 1
         and not attributes & (CONTROL | LOG_APPEND_TIME)
-        and (header.producer_id < 0 or (header.base_sequence >= 0 and header.producer_epoch >= 0))
     ):
-        codec = attributes & CODEC_MASK
-        if codec == Codec.NONE:
-            if count * RECORD_SIZE_MIN <= size - HEADER_SIZE:
+        producer_id = header.producer_id
+        if (
+            header.base_sequence >= 0
+            if producer_id >= 0
+            else producer_id == NO_PRODUCER_ID and not attributes & TRANSACTIONAL
+        ):
+            codec = attributes & CODEC_MASK
+            if not codec:
+                if count * RECORD_SIZE_MIN <= size - HEADER_SIZE:
+                    return header
+            elif codec < _ZSTD or (codec == _ZSTD and zstd):
                 return header
-        elif codec <= CODEC_MAX and (zstd or codec != Codec.ZSTD):
-            return header
     raise _refusal(records, header, zstd)
 
 
@@ -64,7 +76,7 @@ def _refusal_of_short(records: Buffer | None) -> InvalidBatch:
         return _invalid("the request has no record batch for the partition")
     if len(records) > MAGIC_POSITION and records[MAGIC_POSITION] in (0, 1):
         return _invalid(f"only record batches of magic 2 are accepted, this is magic {records[MAGIC_POSITION]}")
-    return _corrupt("the batch is shorter than a batch header")
+    return _invalid(f"{len(records)} bytes are no whole record batch")
 
 
 def _refusal(records: memoryview, header: BatchHeader, zstd: bool) -> InvalidBatch:
@@ -74,11 +86,13 @@ def _refusal(records: memoryview, header: BatchHeader, zstd: bool) -> InvalidBat
         return _invalid(f"only record batches of magic 2 are accepted, this is magic {header.magic}")
     if header.magic != MAGIC:
         return _corrupt(f"magic {header.magic} is unknown")
-    if batch_size < HEADER_SIZE or batch_size > size:
-        return _corrupt(f"the batch says it has {batch_size} bytes, {size} are there")
+    if batch_size < HEADER_SIZE:
+        return _corrupt(f"the batch says it has {batch_size} bytes, less than its header")
+    if batch_size > size:
+        return _invalid(f"the batch says it has {batch_size} bytes, {size} are there")
     if batch_size < size:
         return _invalid("exactly one record batch per partition is accepted")
-    if header.codec == Codec.ZSTD and not zstd:
+    if header.codec == _ZSTD and not zstd:
         return InvalidBatch(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7 or higher")
     if crc32c(records[ATTRIBUTES_POSITION:]) != header.crc:
         return _corrupt("the CRC of the batch is wrong")
@@ -90,10 +104,14 @@ def _refusal(records: memoryview, header: BatchHeader, zstd: bool) -> InvalidBat
         return _invalid("clients may not write control records")
     if header.is_log_append_time:
         return InvalidBatch(ErrorCode.INVALID_TIMESTAMP, "a producer may not set the timestamp type to log append time")
-    if header.codec > CODEC_MAX:
+    if header.producer_id >= 0 and header.base_sequence < 0:
+        return _invalid(f"producer id {header.producer_id} without a sequence")
+    if header.producer_id < NO_PRODUCER_ID:
+        return _invalid(f"producer id {header.producer_id} is none")
+    if header.producer_id < 0 and header.is_transactional:
+        return _invalid("a transactional batch without a producer id")
+    if header.codec > _ZSTD:
         return _invalid(f"compression codec {header.codec} is unknown")
-    if header.producer_id >= 0 and (header.base_sequence < 0 or header.producer_epoch < 0):
-        return _invalid(f"producer id {header.producer_id} without a sequence and an epoch")
     return _invalid(f"{count} records do not fit into {size} bytes")
 
 
