@@ -78,6 +78,7 @@ class TopicAdmin:
         self._partitions = partitions
         self._config = config
         self._turn = itertools.count()
+        self._creating: set[str] = set()
         self._auto_creations: dict[str, asyncio.Task[TopicInfo]] = {}
 
     async def close(self) -> None:
@@ -90,12 +91,16 @@ class TopicAdmin:
         new = self._validated(spec)
         if validate_only:
             return _planned(new)
+        self._creating.add(spec.name)
         try:
             created = await self._catalog.create_topic(new)
         except TopicExists:
             await self._image.refresh()
             raise _exists(spec.name) from None
-        await self._image.refresh()
+        else:
+            await self._image.refresh()
+        finally:
+            self._creating.discard(spec.name)
         topic = self._image.topic_by_id(created.topic_id.bytes) or created
         await self._partitions.open_topic(topic)
         log.info("topic created", topic=topic.name, partitions=len(topic.partitions), internal=topic.internal)
@@ -170,7 +175,8 @@ class TopicAdmin:
             raise AdminError(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic name is invalid: {problem}")
         if self._image.topic(name) is not None:
             raise _exists(name)
-        other = names.colliding(name, (each.name for each in self._image.topics()))
+        taken = itertools.chain(self._creating, (each.name for each in self._image.topics()))
+        other = names.colliding(name, taken)
         if other is not None:
             raise AdminError(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic '{name}' collides with existing topic: {other}")
 

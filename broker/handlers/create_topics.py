@@ -9,6 +9,7 @@ partitions led here are open. With `validate_only` the topic id in the answer is
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 from broker.cluster.errors import AdminError, as_admin_error
@@ -32,6 +33,9 @@ API_KEY = ApiKey.CREATE_TOPICS
 MIN_VERSION = 2
 MAX_VERSION = 7
 
+_AT_ONCE = 16
+"""Topics of one request that are being created at the same time."""
+
 
 async def handle(services: Services, ctx: RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse:
     counts = Counter(topic.name for topic in request.topics)
@@ -40,8 +44,13 @@ async def handle(services: Services, ctx: RequestContext, request: CreateTopicsR
         for name, count in counts.items()
         if count > 1
     ]
-    once = [topic for topic in request.topics if counts[topic.name] == 1]
-    results += [await _create(services, topic, request.validate_only) for topic in once]
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def create(topic: CreatableTopic) -> CreatableTopicResult:
+        async with slots:
+            return await _create(services, topic, request.validate_only)
+
+    results += await asyncio.gather(*(create(topic) for topic in request.topics if counts[topic.name] == 1))
     return CreateTopicsResponse(throttle_time_ms=ctx.throttle_time_ms, topics=results)
 
 

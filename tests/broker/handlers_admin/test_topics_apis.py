@@ -165,3 +165,8 @@ async def test_topics_grow_one_by_one_in_every_version(node: Cluster, version: i
         "v": ErrorCode.INVALID_REQUEST,
     }
     assert {each.name: len(each.partitions) for each in node.image.topics()} == {"t": 3, "u": 1, "v": 1}
+
+
+async def test_names_that_collide_within_one_request_are_told_apart(node: Cluster) -> None:
+    results = (await node.ask(create_topics, 7, _create(_topic("a.b"), _topic("a_b")))).topics
+    assert sorted(each.error_code for each in results) == [ErrorCode.NONE, ErrorCode.INVALID_TOPIC_EXCEPTION]
