@@ -304,9 +304,7 @@ def test_a_static_member_comes_back_without_a_rebalance_and_fences_its_former_se
         coordinator.heartbeat("g", ids["i2"], 1, "i2").response.error_code,
         coordinator.sync("g", ids["i2"], 1, instance_id="i2").response.error_code,
         coordinator.join(member_id=ids["i2"], instance_id="i2").response.error_code,
-        commit_error(
-            coordinator.commit("g", {("t", 0): 1}, member_id=ids["i2"], generation=1, instance_id="i2")
-        ),
+        commit_error(coordinator.commit("g", {("t", 0): 1}, member_id=ids["i2"], generation=1, instance_id="i2")),
         member_results(coordinator.leave("g", (ids["i2"], "i2")))[0],
     ):
         assert fenced == ErrorCode.FENCED_INSTANCE_ID

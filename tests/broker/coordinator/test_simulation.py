@@ -237,9 +237,11 @@ class Simulation:
     # -- invariants -------------------------------------------------------------------------------------------------
     def check(self) -> None:
         now = self.now()
+        parked = self.coordinator.shard.machine.waiting()
         for client in self.clients:
-            if client.joining is not None:
-                assert now - client.joining[1] <= REBALANCE_MS + DELAY_MS + SESSION_MS + 60_000
+            for waiting in (client.joining, client.syncing):
+                if waiting is not None and waiting[0] in parked:
+                    assert now - waiting[1] <= REBALANCE_MS + DELAY_MS, "a request is parked for too long"
         for group in self.coordinator.groups.values():
             members = group.members
             awaiting = [each for each in members.values() if each.awaiting_join is not None]
