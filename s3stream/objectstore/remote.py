@@ -8,6 +8,7 @@ looking (`s3stream.objectstore.retrying`).
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -45,7 +46,14 @@ CLIENT_OPTIONS: dict[str, Any] = {
     "allow_http": True,
 }
 NO_RETRIES: dict[str, Any] = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
-_REFUSALS = ("NoSuchBucket", "NoSuchContainer", "ContainerNotFound", "AccessDenied", "InvalidAccessKeyId")
+_REFUSALS = (
+    "NoSuchBucket",
+    "NoSuchContainer",
+    "ContainerNotFound",
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+)
 
 
 class RemoteStore:
@@ -57,7 +65,7 @@ class RemoteStore:
 
     async def check(self) -> None:
         """Raise StoreUnreachable, or StoreRefused, if the bucket cannot be listed."""
-        with self._errors("", self._name):
+        with self._errors("LIST", ""):
             await obstore.list_with_delimiter_async(self._store, ".reachable")
 
     async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
@@ -132,19 +140,19 @@ class RemoteStore:
         except (AlreadyExistsError, PreconditionError) as error:
             raise ObjectExists(f"{key} exists") from error
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise StoreRefused(f"{self._name} refuses {verb} {key}: {_first_line(error)}") from error
+            raise StoreRefused(f"{self._name}: {verb} {key} refused: {_reason(error)}") from error
         except (NotFoundError, FileNotFoundError) as error:
             if any(code in str(error) for code in _REFUSALS):
-                raise StoreRefused(f"{self._name}: {_first_line(error)}") from error
+                raise StoreRefused(f"{self._name}: {_reason(error)}") from error
             raise ObjectMissing(f"{key} does not exist") from error
         except InvalidPathError as error:
             raise StoreError(f"not an object key: {key!r}") from error
         except (BaseError, OSError, TimeoutError) as error:
             text = str(error)
             if "416" in text and "Range" in text:
-                raise RangeInvalid(f"{key}: {_first_line(error)}") from error
+                raise RangeInvalid(f"{key}: {_reason(error)}") from error
             kind = StoreRefused if any(code in text for code in _REFUSALS) else StoreUnreachable
-            raise kind(f"{self._name}: {verb} {key} failed: {_first_line(error)}") from error
+            raise kind(f"{self._name}: {verb} {key} failed: {_reason(error)}") from error
 
 
 async def _join(pieces: Sequence[Buffer]) -> Buffer:
@@ -165,6 +173,12 @@ def _copy(pieces: Sequence[Buffer]) -> Buffer:
     return joined
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+def _reason(error: BaseException) -> str:
+    """One line: the server's own code and message where it sent XML, else the first line."""
+    text = str(error).strip()
+    code = re.search("<Code>(.*?)</Code>", text)
+    if code is not None:
+        message = re.search("<Message>(.*?)</Message>", text)
+        return code[1] if message is None else f"{code[1]}: {message[1]}"
+    lines = text.splitlines()
     return lines[0][:300] if lines else type(error).__name__
