@@ -206,22 +206,19 @@ def _advertised(settings: Settings, address: Address) -> Address:
 
 
 async def _open_store(stack: AsyncExitStack, url: str) -> ObjectStore:
-    """Open the store and see that it answers."""
-    store = await open_store(url)
-    stack.push_async_callback(store.close)
+    """Open the store and see that it answers. What is said about it does not hold the URL's query: credentials."""
+    public_url = url.partition("?")[0]
     try:
+        store = await open_store(url)
+        stack.push_async_callback(store.close)
         async with asyncio.timeout(STORE_CHECK_S):
             await store.head("tailrace")
     except TimeoutError:
-        raise BrokerError(f"the object store {_without_query(url)} does not answer (--objects URL)") from None
+        raise BrokerError(f"the object store {public_url} does not answer (--objects URL)") from None
     except StoreError as error:
-        raise BrokerError(f"the object store {_without_query(url)} cannot be used: {error} (--objects URL)") from None
+        reason = str(error).replace(url, public_url)
+        raise BrokerError(f"the object store {public_url} cannot be used: {reason} (--objects URL)") from None
     return store
-
-
-def _without_query(url: str) -> str:
-    """Queries may hold credentials."""
-    return url.partition("?")[0]
 
 
 async def _register(

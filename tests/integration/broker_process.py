@@ -100,11 +100,11 @@ class BrokerProcess:
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone. Fine to call when it is gone already."""
-        self._end(signal.SIGKILL, STOP_TIMEOUT_S)
+        self.end(signal.SIGKILL)
 
     def terminate(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """SIGTERM, and wait; returns the exit code. Raises subprocess.TimeoutExpired."""
-        return self._end(signal.SIGTERM, timeout_s)
+        return self.end(signal.SIGTERM, timeout_s)
 
     def restart(self) -> BrokerProcess:
         """Graceful stop, then start on the same port and data."""
@@ -166,7 +166,8 @@ class BrokerProcess:
                 line += piece
         return line.decode().rstrip("\n")
 
-    def _end(self, signal_number: signal.Signals, timeout_s: float) -> int:
+    def end(self, signal_number: signal.Signals, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Send a signal and wait; returns the exit code. Fine to call when it is gone already."""
         process = self._running()
         if process.poll() is None:
             process.send_signal(signal_number)

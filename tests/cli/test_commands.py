@@ -1,0 +1,63 @@
+"""The command line: what it says, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from broker.cli.groups import parse_assignment
+from broker.cli.output import show
+
+
+def tailrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "broker.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={"PATH": "", **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["serve", "--listen", "nowhere"], 2, "--listen: 'nowhere' is not HOST:PORT"),
+        (["serve", "--config", "/nonexistent.toml"], 2, "cannot read the config file"),
+        (["topics", "list", "--bootstrap", "127.0.0.1:1"], 1, "no broker reachable at 127.0.0.1:1"),
+        (["groups", "describe", "g", "--bootstrap", "x"], 2, "is not HOST:PORT"),
+        (["topics", "create", "t", "--config", "novalue"], 2, "is not KEY=VALUE"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(arguments: list[str], exit_code: int, words: str) -> None:
+    result = tailrace(*arguments)
+    assert result.returncode == exit_code
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_version_prints_the_installed_version() -> None:
+    result = tailrace("version")
+    assert result.returncode == 0
+    assert result.stdout.startswith("tailrace ")
+
+
+def test_lists_are_tab_separated_in_a_pipe_and_json_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("a", 1, None, [1, 2]), ("b", 2, True, [])]
+    show(("name", "count", "flag", "nodes"), rows, as_json=False)
+    assert capsys.readouterr().out == "a\t1\t-\t1,2\nb\t2\ttrue\t\n"
+    show(("name", "count", "flag", "nodes"), rows, as_json=True)
+    assert json.loads(capsys.readouterr().out)[0] == {"name": "a", "count": 1, "flag": None, "nodes": [1, 2]}
+
+
+def test_assignments_are_read_and_damaged_ones_are_empty() -> None:
+    data = struct.pack(">hih2sii", 0, 1, 2, b"t1", 2, 0) + struct.pack(">i", 5) + struct.pack(">i", -1)
+    assert parse_assignment(data) == [("t1", 0), ("t1", 5)]
+    for end in range(16):
+        assert parse_assignment(data[:end]) == []
