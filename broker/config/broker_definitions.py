@@ -137,7 +137,6 @@ _NETWORK = _table(
         "Incremental fetch sessions that are kept.",
     ),
     ("max.request.partition.size.limit", _INT, 2000, at_least(1), _READ_ONLY, "Partitions in one paged description."),
-    ("request.timeout.ms", _INT, 30000, None, _READ_ONLY, "How long brokers wait for each other."),
 )
 
 _GROUPS = _table(
@@ -147,7 +146,6 @@ _GROUPS = _table(
     ("group.initial.rebalance.delay.ms", _INT, 3000, None, _READ_ONLY, "How long a new group waits for more members."),
     ("group.max.size", _INT, INT_MAX, at_least(1), _READ_ONLY, "The most members of a group."),
     ("offset.metadata.max.bytes", _INT, 4096, None, _READ_ONLY, "The longest metadata of a committed offset."),
-    ("offsets.commit.timeout.ms", _INT, 5000, at_least(1), _READ_ONLY, "How long a commit may wait to be durable."),
     ("offsets.retention.minutes", _INT, 10080, at_least(1), _READ_ONLY, "How long an empty group's offsets are kept."),
     (
         "offsets.retention.check.interval.ms",
@@ -160,14 +158,6 @@ _GROUPS = _table(
     ("offsets.topic.num.partitions", _INT, 50, at_least(1), _READ_ONLY, "Partitions of __consumer_offsets."),
     ("offsets.topic.replication.factor", _SHORT, 3, at_least(1), _READ_ONLY, "Recorded for __consumer_offsets."),
     ("offsets.topic.segment.bytes", _INT, 104857600, at_least(1), _READ_ONLY, "segment.bytes of __consumer_offsets."),
-    (
-        "offsets.topic.compression.codec",
-        _INT,
-        0,
-        None,
-        _READ_ONLY,
-        "Codec of the records in __consumer_offsets: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.",
-    ),
 )
 
 _TRANSACTIONS = _table(
@@ -190,6 +180,20 @@ _TRANSACTIONS = _table(
         _READ_ONLY,
         "segment.bytes of __transaction_state.",
     ),
+)
+
+_WITHOUT_EFFECT = _table(
+    Effect.ACCEPTED,
+    ("request.timeout.ms", _INT, 30000, None, _READ_ONLY, "How long brokers wait for each other."),
+    ("offsets.commit.timeout.ms", _INT, 5000, at_least(1), _READ_ONLY, "How long a commit may wait to be durable."),
+    (
+        "offsets.topic.compression.codec",
+        _INT,
+        0,
+        None,
+        _READ_ONLY,
+        "Codec of the records in __consumer_offsets: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.",
+    ),
     ("transaction.max.timeout.ms", _INT, 900000, at_least(1), _READ_ONLY, "The longest transaction timeout."),
     (
         "transactional.id.expiration.ms",
@@ -199,10 +203,6 @@ _TRANSACTIONS = _table(
         _READ_ONLY,
         "How long an idle transactional id is remembered.",
     ),
-)
-
-_WITHOUT_EFFECT = _table(
-    Effect.ACCEPTED,
     ("background.threads", _INT, 10, at_least(1), _CLUSTER, "Kafka's background threads."),
     ("num.io.threads", _INT, 8, at_least(1), _CLUSTER, "Kafka's request threads."),
     ("num.network.threads", _INT, 3, at_least(1), _CLUSTER, "Kafka's network threads."),
