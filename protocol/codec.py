@@ -48,6 +48,9 @@ __all__ = [
 
 M = TypeVar("M", bound=Message)
 
+REQUEST_ELEMENTS_MAX = 1 << 19
+"""Bound of the elements of all arrays of one request: far above what clients send, and under a second to decode."""
+
 _INT16 = struct.Struct(">h")
 _INT32 = struct.Struct(">i")
 _new_header = RequestHeader.__new__
@@ -111,7 +114,8 @@ def _request_decoder(code: int) -> tuple[Decoder, bool]:
     if entry is None:
         api_key, api_version = split_api_code(code)
         cls = _versioned(request_class(api_key), api_key, api_version)
-        entry = compile_decoder(cls, api_version), api_version >= cls.FLEXIBLE_SINCE
+        decoder = compile_decoder(cls, api_version, REQUEST_ELEMENTS_MAX)
+        entry = decoder, api_version >= cls.FLEXIBLE_SINCE
         _request_decoders[code] = entry
     return entry
 

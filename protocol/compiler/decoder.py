@@ -1,10 +1,11 @@
 """Decoders: `decode(buffer, position) -> (message, position behind it)`.
 
 Only `DecodeError` comes out, whatever the bytes. A length is checked against what is left of the buffer before anything
-is allocated for it. Strings and bytes are copied out; records stay a memoryview of the buffer.
+is allocated for it, and the elements of all arrays together are bounded, so that neither memory nor time can be had for
+a few bytes each. Strings and bytes are copied out; records stay a memoryview of the buffer.
 
 Source: fixed-size fields are collected in `_pending` and read by one `struct` when something of variable size follows.
-Generated variables: b buffer, p position, end; n, q and tag variables are numbered by nesting.
+Generated variables: b buffer, p position, end, q end of a field, left elements allowed; the others are numbered.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from protocol.varint import continue_uvarint, read_uvarint
 
 Decoder = Callable[[memoryview, int], tuple[Any, int]]
 
+ELEMENTS_MAX = 1 << 24
+"""Default bound of the elements of all arrays of a message."""
+
 _NULL_LENGTHS = {True: 0, False: -1}
 """By flexibility; a compact length is the length + 1."""
 
 
-def compile_decoder(cls: type[Message], version: int) -> Decoder:
-    source, names = _Source().function(message_layout(cls, version))
+def compile_decoder(cls: type[Message], version: int, elements_max: int = ELEMENTS_MAX) -> Decoder:
+    source, names = _Source().function(message_layout(cls, version), elements_max)
     exec(compile(source, f"<decoder of {cls.__name__} v{version}>", "exec"), names)
     decoder: Decoder = names["decode"]
     return decoder
@@ -47,11 +51,11 @@ class _Source:
             "unpack_from": struct.unpack_from,
         }
 
-    def function(self, layout: StructLayout) -> tuple[str, dict[str, Any]]:
+    def function(self, layout: StructLayout, elements_max: int) -> tuple[str, dict[str, Any]]:
         self._struct(layout, "m")
         self._flush()
         name = layout.cls.__name__
-        head = ["def decode(b, p):", "    end = len(b)", "    try:"]
+        head = ["def decode(b, p):", "    end = len(b)", f"    left = {elements_max}", "    try:"]
         tail = [
             "    except failures as error:",
             f"        raise DecodeError(f'{name}: {{error}}') from None",
@@ -165,6 +169,8 @@ class _Source:
         self._fail_if(
             f"{count} < 0 or {count} * {max(element_size, 1)} > end - p", f"count of {each.name} is out of bounds"
         )
+        self._emit(f"left -= {count}")
+        self._fail_if("left < 0", f"{each.name}: too many array elements")
         if each.struct is not None or each.type not in FIXED_FORMATS:
             items = self._variable("a")
             self._emit(f"{target} = {items} = []")

@@ -11,6 +11,7 @@ import pytest
 
 from protocol.api_keys import ApiKey
 from protocol.codec import (
+    REQUEST_ELEMENTS_MAX,
     decode_record_message,
     decode_request,
     decode_response,
@@ -20,7 +21,7 @@ from protocol.codec import (
 )
 from protocol.errors import DecodeError, ProtocolError, UnsupportedVersion
 from protocol.headers import api_code
-from protocol.messages.metadata import MetadataRequest
+from protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
 from protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from protocol.types import Message
 from tests.protocol.samples import full_message
@@ -46,7 +47,7 @@ def test_every_truncation_of_every_response_is_a_decode_error() -> None:
     for cls, version in all_responses():
         frame = b"".join(encode_response(cls.API_KEY, version, 5, full_message(cls, version)))[4:]
         assert decode_response(cls.API_KEY, version, frame) == (5, full_message(cls, version))
-        for size in range(0, len(frame), 3):
+        for size in range(0, len(frame), 7):
             with pytest.raises(DecodeError):
                 decode_response(cls.API_KEY, version, frame[:size])
 
@@ -96,6 +97,13 @@ def test_a_count_beyond_the_frame_allocates_nothing(version: int) -> None:
         assert tracemalloc.get_traced_memory()[1] < 64 << 10
     finally:
         tracemalloc.stop()
+
+
+def test_the_elements_of_a_request_are_bounded_though_its_bytes_would_hold_more() -> None:
+    topic = MetadataRequestTopic(name="")
+    encoded = encode_request(ApiKey.METADATA, 1, 1, None, MetadataRequest(topics=[topic] * (REQUEST_ELEMENTS_MAX + 1)))
+    with pytest.raises(DecodeError, match="too many"):
+        decode_request(memoryview(encoded)[4:])
 
 
 @pytest.mark.parametrize("length", [-2, -0x8000, 0x7FFF])

@@ -180,7 +180,7 @@ def test_every_truncation_and_every_flipped_byte_is_refused() -> None:
 
 def test_deep_validation_finds_what_the_header_cannot_tell() -> None:
     assert validate_records(build_batch(records())) == decode_records(build_batch(records()))
-    shifted = build_batch([Record(0, 1, None, None), Record(2, 1, None, None)], last_offset=1 + 1)
+    shifted = build_batch([Record(0, 1, None, None), Record(2, 1, None, None)])
     struct.pack_into(">i", shifted, 23, 1)
     with pytest.raises(InvalidBatch) as raised:
         validate_records(shifted)
