@@ -98,12 +98,8 @@ class Tail:
         counts = map(sub, [*starts[1:], end_offset], starts)
         batches = self.batches[first:stop]
         size = self.ends[stop - 1] - self.ends[first] + len(batches[0])
-        return StreamPart(
-            self.stream_id,
-            self.epoch,
-            list(zip(starts, counts, self.timestamps[first:stop], batches, strict=True)),
-            size,
-        )
+        tuples = zip(starts, counts, self.timestamps[first:stop], batches, strict=True)
+        return StreamPart(self.stream_id, self.epoch, tuples, size)
 
     def seek_timestamp(self, timestamp: int, end_offset: int) -> int | None:
         """The base offset of the first batch below `end_offset` whose max timestamp is >= `timestamp`."""

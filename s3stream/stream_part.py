@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from wal.api import Buffer
@@ -10,9 +10,12 @@ from wal.api import Buffer
 
 @dataclass(frozen=True, slots=True)
 class StreamPart:
-    """Batches are (base offset, count, max timestamp, data), appended under `epoch`; `size` is their payload's."""
+    """Batches are (base offset, count, max timestamp, data), appended under `epoch`; `size` is their payload's.
+
+    `batches` may be an iterator that can be used once: its tuples are made where it is used, off the event loop.
+    """
 
     stream_id: int
     epoch: int
-    batches: Sequence[tuple[int, int, int, Buffer]]
+    batches: Iterable[tuple[int, int, int, Buffer]]
     size: int

@@ -103,8 +103,7 @@ class UploadPipeline:
         if not parts:
             await before.wait()
             return NOTHING
-        streams = [(part.stream_id, part.batches) for part in parts]
-        built = await self._offload(lambda: build_object(streams))
+        built = await self._offload(lambda: build_object((part.stream_id, list(part.batches)) for part in parts))
         while True:
             object_id, key = await self._ids.take()
             await self._retry("put object", self._store.put, key, built.pieces)

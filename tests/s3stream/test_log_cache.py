@@ -35,6 +35,7 @@ def test_what_is_not_evicted_is_read_whole_and_in_order(operations: list[object]
             tail = tails[stream_id]
             model[stream_id].append((tail.end_offset, tail.end_offset + count, data))
             cache.append(tail, tail.end_offset + count, data, 0)
+        assert cache.evicted <= cache.committed, "what is not committed was evicted"
         assert cache.size <= max(capacity, cache.unuploaded_size) + cache.current_size
     for tail, batches in zip(tails, model, strict=True):
         for max_size in (1, 50, 10_000):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
 
 from s3stream.api import InvariantBroken
-from s3stream.recovery import RecoveryResult, recover_wal
+from s3stream.recovery import IN_FLIGHT_MAX, RecoveryResult, recover_wal
 from s3stream.wal_record import WalRecordInvalid, encode_header
 from tests.s3stream.rig import NODE, SMALL, Rig, read_all, running
 from tests.s3stream.sim.virtual_loop import virtual
 from tests.s3stream.sim.world import inline
 from wal import fence_wal, open_wal
+from wal.api import WalRecord
 
 
 async def crash(rig: Rig) -> None:
@@ -106,6 +108,31 @@ async def test_a_large_log_is_uploaded_in_pieces_and_running_it_again_changes_no
     assert rig.memory_catalog.commit_count == pieces
     async with running(rig) as (stream, _):
         assert await read_all(stream) == expected
+
+
+@virtual
+async def test_a_recovery_reads_no_further_ahead_than_a_few_pieces() -> None:
+    rig = Rig()
+    rig.epoch = rig.memory_catalog.register(NODE)
+    await rig.memory_catalog.open_streams(NODE, rig.epoch, [1])
+    rig.store_faults.delay_max = 1.0
+    size, count, ahead_max = 1_000, 300, 0
+
+    class LongLog:
+        async def records(self) -> AsyncIterator[list[WalRecord]]:
+            nonlocal ahead_max
+            for number in range(count):
+                data = memoryview(encode_header(1, 1, number, 1, 0) + bytes(size))
+                yield [WalRecord(number, number + 1, data)]
+                await asyncio.sleep(0)
+                ahead_max = max(ahead_max, number + 1 - rig.memory_catalog.streams[1].end_offset)
+
+    result = await recover_wal(
+        cast("Any", LongLog()), rig.catalog, rig.store, NODE, rig.epoch, settings=SMALL, offload=inline
+    )
+    assert result.end_offsets == {1: count}
+    pieces = IN_FLIGHT_MAX + 1
+    assert ahead_max * size <= pieces * SMALL.block_size
 
 
 @virtual

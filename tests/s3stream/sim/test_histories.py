@@ -14,6 +14,14 @@ from tests.s3stream.sim.virtual_loop import run_virtual
 from tests.s3stream.sim.world import run_history
 
 SEEDS_PER_TEST = 25
+
+
+@pytest.fixture(autouse=True)
+def _yield_between_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if blocks had many streams: their preparation and their commit let others run in between."""
+    monkeypatch.setattr("s3stream.uploader._STREAMS_PER_TURN", 1)
+
+
 STEP_COUNT = 120
 
 
