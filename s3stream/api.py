@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from wal.api import Buffer
 
@@ -57,8 +57,7 @@ class InvariantBroken(StorageError):
     """What must always hold does not: the process has to stop. The message names the stream and the offsets."""
 
 
-@dataclass(frozen=True, slots=True)
-class FetchResult:
+class FetchResult(NamedTuple):
     """Whole batches from the one that contains the fetch offset on (the first may begin before it).
 
     Each buffer holds one or more adjacent batches. `next_offset` is the end of the last batch; equal to the fetch
