@@ -17,7 +17,7 @@ from broker.config.topic_config import TopicConfig, validate_topic_configs
 from broker.config.topic_definitions import TOPIC_CONFIGS
 from tests.broker.config.kafka_facts import FACTS
 
-DOCS = Path(__file__).parents[3] / "docs" / "topic-configs.md"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_every_topic_config_of_kafka_is_defined_and_no_other() -> None:
@@ -110,4 +110,17 @@ def test_the_page_on_topic_configs_says_what_the_table_says(name: str) -> None:
     definition = TOPIC_CONFIGS[name]
     default = definition.default or "(empty)"
     row = f"| `{name}` | {default} | {definition.effect.value} | {documentation(definition)} |"
-    assert row in DOCS.read_text().splitlines()
+    assert row in (DOCS / "topic-configs.md").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", sorted(BROKER_CONFIGS))
+def test_the_page_on_broker_configs_says_what_the_table_says(name: str) -> None:
+    each = BROKER_CONFIGS[name]
+    row = f"| `{name}` | {each.default or ''} | {each.update.value} | {each.effect.value} | {each.doc} |"
+    assert row in (DOCS / "broker-configs.md").read_text().splitlines()
+
+
+def test_the_pages_list_nothing_else() -> None:
+    for page, table in (("topic-configs.md", TOPIC_CONFIGS), ("broker-configs.md", BROKER_CONFIGS)):
+        rows = [line for line in (DOCS / page).read_text().splitlines() if line.startswith("| `")]
+        assert len(rows) == len(table)
