@@ -83,6 +83,11 @@ class _Source:
     def _flush(self) -> None:
         if not self._pending:
             return
+        if len(self._pending) == 1 and self._pending[0][0] == "B":
+            # One byte alone is cheaper by index.
+            self._emit(f"{self._pending.pop()[1]} = b[p]")
+            self._emit("p += 1")
+            return
         formats, targets = zip(*self._pending, strict=True)
         self._pending.clear()
         packed = struct.Struct(">" + "".join(formats))
@@ -211,11 +216,13 @@ class _Source:
     def _tags(self, layout: StructLayout, target: str) -> None:
         for each in layout.tagged:
             self._default(each, f"{target}.{each.name}")
-        count = self._length(True, True)
-        tag, stop = self._variable("t"), self._variable("e")
+        count, tag, stop = self._variable("n"), self._variable("t"), self._variable("e")
+        self._pending.append(("B", count))
+        self._flush()
         # Most often there are none: one comparison.
         self._emit(f"if {count}:")
         self._indent += 1
+        self._emit(f"if {count} > 127: {count}, p = continue_uvarint(b, p, {count})")
         self._emit(f"for _ in range({count}):")
         self._indent += 1
         self._emit(f"{tag}, p = read_uvarint(b, p)")
