@@ -41,6 +41,8 @@ MAX_VERSION = 13
 
 _ZSTD_SINCE = 7
 _ENDPOINTS_SINCE = 10
+_REFUSED_UNSEEN = (ErrorCode.MESSAGE_TOO_LARGE, ErrorCode.CORRUPT_MESSAGE)
+"""Answered without the log start offset, as by Kafka."""
 _NO_OFFSET = -1
 _NO_LEADER = LeaderIdAndEpoch()
 """Shared by all answers that name no leader; never changed."""
@@ -157,7 +159,7 @@ def _append(
             BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=message)
             for index, message in error.record_errors
         ]
-        if error.code == ErrorCode.INVALID_TIMESTAMP or error.record_errors:
+        if error.code not in _REFUSED_UNSEEN:
             answer.log_start_offset = partition.log_start_offset
         return False
     except (PartitionError, StorageError) as error:

@@ -45,7 +45,9 @@ class AppendRules:
         except InvalidBatch as error:
             raise BatchRefused(error.error_code, error.message) from None
         if header.is_transactional:
-            raise BatchRefused(ErrorCode.INVALID_TXN_STATE, "transactions are not served")
+            raise BatchRefused(
+                ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactional records without a transactional id"
+            )
         if (
             self._decodes
             # less than a byte per record: credible only if the records are there
@@ -59,7 +61,8 @@ class AppendRules:
         try:
             records = validate_records(batch)
         except InvalidBatch as error:
-            raise BatchRefused(error.error_code, error.message) from None
+            # the CRC was right, so that sending it again would not help
+            raise BatchRefused(ErrorCode.INVALID_RECORD, error.message) from None
         if self._keys_required:
             _refuse(ErrorCode.INVALID_RECORD, list(_without_key(records)))
         if not self.log_append_time:
