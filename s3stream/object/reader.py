@@ -165,11 +165,11 @@ def read_index(key: str, object_size: int, tail: Buffer) -> ObjectIndex | NeedMo
 
 
 def read_block(key: str, entry: IndexEntry, data: memoryview) -> Block:
-    """`data` is exactly the bytes that `entry` points at. Raises ObjectCorrupt. CRC releases the GIL."""
+    """`data` is exactly the bytes that `entry` points at. Raises ObjectCorrupt."""
     tail = len(data) - BLOCK_TAIL_SIZE
     if len(data) != entry.size or tail < BATCH_ENTRY_SIZE * entry.batch_count:
         raise ObjectCorrupt(f"{key}, position {entry.position}: {len(data)} bytes for a block of {entry.size}")
-    if CRC.unpack_from(data, len(data) - CRC.size)[0] != crc32c(data[: -CRC.size]):
+    if CRC.unpack_from(data, len(data) - CRC.size)[0] != crc32c(data[: -CRC.size], 0, 0):
         raise ObjectCorrupt(f"{key}, position {entry.position}: the block is damaged")
     stream_id, start, delta, count = BLOCK_TAIL.unpack_from(data, tail)
     if (stream_id, start, start + delta, count) != (

@@ -8,6 +8,7 @@ finds (AWS_* variables, profiles, roles), the others what their environment vari
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -87,7 +88,8 @@ def _build_s3(bucket: str, options: dict[str, str], common: dict[str, Any]) -> A
     config: dict[str, Any] = {
         "unsigned_payload": True,
         "conditional_put": "etag",
-        "virtual_hosted_style_request": not _flag(options, "path_style", endpoint is not None),
+        # Servers other than AWS's rarely have a name for each bucket.
+        "virtual_hosted_style_request": not _flag(options, "path_style", endpoint is not None or _endpoint_is_set()),
     }
     if endpoint is not None:
         config["endpoint"] = endpoint
@@ -103,6 +105,10 @@ def _build_s3(bucket: str, options: dict[str, str], common: dict[str, Any]) -> A
         raise StoreRefused(f"no AWS credentials found for s3://{bucket} (environment, profile or role)")
     config["region"] = session.region_name or "us-east-1"
     return S3Store(bucket, credential_provider=Boto3CredentialProvider(session), **common)
+
+
+def _endpoint_is_set() -> bool:
+    return any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
 
 
 def _flag(options: dict[str, str], name: str, default: bool) -> bool:

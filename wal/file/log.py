@@ -114,7 +114,6 @@ class FileWal:
         ]
         for thread in self._threads:
             thread.start()
-        self._keep_jobs.put((position, position))
 
     # -- on the loop --------------------------------------------------------------------------------------------------
 

@@ -20,15 +20,18 @@ class RecoverableFileWal:
         self._files = files
         self._checkpoint = checkpoint
         self._closed = False
+        self._end: int | None = None
 
     async def records(self) -> AsyncIterator[list[WalRecord]]:
-        chunks = LogReader(self._files, self._checkpoint.current).records()
+        reader = LogReader(self._files, self._checkpoint.current)
+        chunks = reader.records()
         while True:
             try:
                 chunk = await asyncio.to_thread(next, chunks, None)
             except OSError as error:
                 raise WalFailed(f"cannot read the log in {self._files.path}: {error}") from error
             if chunk is None:
+                self._end = reader.end_position
                 return
             yield chunk
 
@@ -40,7 +43,7 @@ class RecoverableFileWal:
 
     def _discard(self) -> None:
         current = self._checkpoint.current
-        end = end_of_log(self._files, self._checkpoint)
+        end = end_of_log(self._files, self._checkpoint) if self._end is None else self._end
         self._checkpoint.write(State.DISCARDED, epoch=current.epoch, trim_position=end, end_position=end, both=True)
 
     async def close(self) -> None:
