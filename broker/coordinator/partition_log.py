@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from broker.coordinator.log import KeyValue, LogUnavailable
 from broker.partition.errors import PartitionError
 from broker.partition.partition import Partition
-from protocol.records import Record, build_batch, decode_records, iter_batches
+from protocol.records import Codec, Record, build_batch, decode_records, iter_batches
 from protocol.records.header import CONTROL
 from s3stream.api import StorageError
 
@@ -17,8 +17,9 @@ _READ_UNCOMMITTED = 0
 
 
 class PartitionLog:
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partition, codec: Codec = Codec.NONE) -> None:
         self._partition = partition
+        self._codec = codec
 
     @property
     def end_offset(self) -> int:
@@ -29,7 +30,8 @@ class PartitionLog:
         return self._partition.high_watermark
 
     def append(self, records: Sequence[KeyValue], timestamp_ms: int) -> int:
-        batch = build_batch([Record(delta, timestamp_ms, key, value) for delta, (key, value) in enumerate(records)])
+        values = [Record(delta, timestamp_ms, key, value) for delta, (key, value) in enumerate(records)]
+        batch = build_batch(values, codec=self._codec)
         try:
             return self._partition.append_internal(batch)
         except StorageError as error:

@@ -36,6 +36,7 @@ _TIMEOUTS = Struct(">ii")
 
 _COMMIT_KEY_VERSIONS = (0, 1)
 _GROUP_KEY_VERSION = 2
+_CURRENT_COMMIT = b"\x00\x04"
 _NO_TAGS = b"\x00"
 _TOPIC_ID_TAG = b"\x01\x00\x10"
 
@@ -165,7 +166,7 @@ def decode_record(key: bytes, value: bytes | None) -> GroupRecord | None:
     try:
         kind = _INT16.unpack_from(key)[0]
         if kind in _COMMIT_KEY_VERSIONS:
-            return _decode_commit(_Reader(key, 2), value)
+            return _decode_commit(key, value)
         if kind == _GROUP_KEY_VERSION:
             group_id = _Reader(key, 2).string()
             return GroupMetadata(group_id, None if value is None else _decode_group(_Reader(value, 0)))
@@ -174,11 +175,33 @@ def decode_record(key: bytes, value: bytes | None) -> GroupRecord | None:
     return None
 
 
-def _decode_commit(key: _Reader, value: bytes | None) -> OffsetCommit:
-    group_id, topic, partition = key.string(), key.string(), key.int32()
+def _decode_commit(key: bytes, value: bytes | None) -> OffsetCommit:
+    group_end = 4 + _INT16.unpack_from(key, 2)[0]
+    topic_start = group_end + 2
+    topic_end = topic_start + _INT16.unpack_from(key, group_end)[0]
+    partition = _INT32.unpack_from(key, topic_end)[0]
+    group_id, topic = key[4:group_end].decode(), key[topic_start:topic_end].decode()
     if value is None:
         return OffsetCommit(group_id, topic, partition, None)
-    reader = _Reader(value, 0)
+    if value[:2] == _CURRENT_COMMIT and value[14] < 0x80:
+        return OffsetCommit(group_id, topic, partition, _decode_current_commit(value))
+    return OffsetCommit(group_id, topic, partition, _decode_any_commit(_Reader(value, 0)))
+
+
+def _decode_current_commit(value: bytes) -> CommittedOffset:
+    """The version that is written here, with metadata whose length is one byte: nearly all there are."""
+    _, offset, leader_epoch = _COMMIT.unpack_from(value)
+    metadata_end = 14 + value[14]
+    if metadata_end < 15:
+        raise DecodeError("OffsetCommitValue without metadata")
+    metadata = value[15:metadata_end].decode()
+    commit_timestamp = _INT64.unpack_from(value, metadata_end)[0]
+    tags = metadata_end + 8
+    topic_id = ZERO_UUID if value[tags] == 0 else _Reader(value, tags).topic_id_tag()
+    return CommittedOffset(offset, leader_epoch, metadata, commit_timestamp, NO_EXPIRY, topic_id)
+
+
+def _decode_any_commit(reader: _Reader) -> CommittedOffset:
     version = reader.int16()
     if not 0 <= version <= 4:
         raise DecodeError(f"OffsetCommitValue of version {version}")
@@ -188,8 +211,7 @@ def _decode_commit(key: _Reader, value: bytes | None) -> OffsetCommit:
     commit_timestamp = reader.int64()
     expire_timestamp = reader.int64() if version == 1 else NO_EXPIRY
     topic_id = reader.topic_id_tag() if version >= 4 else ZERO_UUID
-    committed = CommittedOffset(offset, leader_epoch, metadata, commit_timestamp, expire_timestamp, topic_id)
-    return OffsetCommit(group_id, topic, partition, committed)
+    return CommittedOffset(offset, leader_epoch, metadata, commit_timestamp, expire_timestamp, topic_id)
 
 
 def _decode_group(reader: _Reader) -> GroupValue:

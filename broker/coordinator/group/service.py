@@ -24,6 +24,7 @@ from broker.coordinator.partitioning import partition_for
 from broker.coordinator.reply import Reply
 from broker.coordinator.shard import Shard, ShardState
 from protocol.errors import ErrorCode
+from protocol.records import Codec
 
 if TYPE_CHECKING:
     from broker.cluster.image import MetadataImage
@@ -52,6 +53,7 @@ class GroupService:
     ) -> None:
         self.config = GroupConfig.from_broker(config)
         self._broker_config = config
+        self._codec = Codec(config.offsets_topic_compression_codec)
         self._image = image
         self._partitions = partitions
         self._topics = topics
@@ -153,7 +155,7 @@ class GroupService:
         index = partition.index
         shard = Shard(
             index,
-            PartitionLog(partition),
+            PartitionLog(partition, self._codec),
             lambda timers: GroupMachine(timers, self.config),
             asyncio.get_running_loop(),
             self._now_ms,

@@ -14,7 +14,7 @@ def member_results(reply) -> list[int]:
     return [each.error_code for each in reply.response.members]
 
 
-# -- joining ------------------------------------------------------------------------------------------------------------
+# -- joining -----------------------------------------------------------------------------------------------------------
 def test_a_dynamic_member_is_told_its_id_first() -> None:
     coordinator = Coordinator()
     response = coordinator.join(client_id="app").response
@@ -109,7 +109,7 @@ def test_a_limit_that_was_lowered_removes_the_last_to_rejoin() -> None:
     assert [reply.response.error_code for reply in replies[:2]] == [ErrorCode.NONE] * 2
 
 
-# -- rebalancing --------------------------------------------------------------------------------------------------------
+# -- rebalancing -------------------------------------------------------------------------------------------------------
 def test_a_newcomer_makes_the_others_rejoin_and_they_keep_their_ids() -> None:
     coordinator = Coordinator()
     (leader,) = coordinator.stable_group()
@@ -134,7 +134,7 @@ def test_the_slow_are_removed_when_the_rebalance_timeout_ends_and_the_joined_sta
 
 def test_a_silent_member_is_removed_after_its_session_and_the_rest_rebalance() -> None:
     coordinator = Coordinator()
-    leader, follower = coordinator.stable_group(members=2, session_ms=10_000)
+    leader, _ = coordinator.stable_group(members=2, session_ms=10_000)
     coordinator.advance(9_000)
     assert coordinator.heartbeat("g", leader, 1).response.error_code == ErrorCode.NONE
     coordinator.advance(1_000)
@@ -189,7 +189,7 @@ def test_a_member_that_missed_its_join_response_gets_it_again() -> None:
     assert again.response == joined.response
 
 
-# -- syncing ------------------------------------------------------------------------------------------------------------
+# -- syncing -----------------------------------------------------------------------------------------------------------
 def test_followers_wait_for_the_leader_and_everybody_gets_their_own_assignment() -> None:
     coordinator = Coordinator()
     leader, joined = coordinator.new_member()
@@ -248,7 +248,7 @@ def test_sync_and_heartbeat_check_member_generation_and_protocol() -> None:
     assert wrong.response.error_code == ErrorCode.INCONSISTENT_GROUP_PROTOCOL
 
 
-# -- leaving ------------------------------------------------------------------------------------------------------------
+# -- leaving -----------------------------------------------------------------------------------------------------------
 def test_leaving_members_have_an_error_each() -> None:
     coordinator = Coordinator()
     leader, _ = coordinator.stable_group(members=2)
@@ -281,7 +281,7 @@ def test_a_member_that_leaves_while_it_waits_is_answered() -> None:
     assert waiting.response.error_code == ErrorCode.UNKNOWN_MEMBER_ID
 
 
-# -- static members -----------------------------------------------------------------------------------------------------
+# -- static members ----------------------------------------------------------------------------------------------------
 def static_group(coordinator: Coordinator, *instances: str, **options: int) -> dict[str, str]:
     """Instance id -> member id; the first one leads."""
     replies = [coordinator.join(instance_id=instance, **options) for instance in instances]
@@ -367,7 +367,7 @@ def test_a_static_member_can_be_removed_by_its_instance_id_alone() -> None:
     assert coordinator.heartbeat("g", ids["i2"], 1, "i2").response.error_code == ErrorCode.UNKNOWN_MEMBER_ID
 
 
-# -- take-over ----------------------------------------------------------------------------------------------------------
+# -- take-over ---------------------------------------------------------------------------------------------------------
 def test_a_stable_group_goes_on_under_a_new_coordinator() -> None:
     coordinator = Coordinator()
     leader, follower = coordinator.stable_group(members=2)
@@ -383,7 +383,7 @@ def test_a_stable_group_goes_on_under_a_new_coordinator() -> None:
 
 def test_members_have_a_whole_session_to_find_the_new_coordinator() -> None:
     coordinator = Coordinator()
-    leader, follower = coordinator.stable_group(members=2, session_ms=10_000)
+    leader, _ = coordinator.stable_group(members=2, session_ms=10_000)
     coordinator.advance(9_000)
     coordinator.restart()
     coordinator.advance(9_999)

@@ -101,7 +101,7 @@ def test_an_offset_of_an_open_transaction_is_unstable_to_who_asks() -> None:
     assert (unstable.committed_offset, unstable.error_code) == (-1, ErrorCode.UNSTABLE_OFFSET_COMMIT)
 
 
-# -- deletion -----------------------------------------------------------------------------------------------------------
+# -- deletion ----------------------------------------------------------------------------------------------------------
 def test_a_group_without_members_is_deleted_with_its_offsets() -> None:
     coordinator = Coordinator()
     (member,) = coordinator.stable_group()
@@ -149,7 +149,7 @@ def test_offsets_of_deleted_topics_go_with_them() -> None:
     assert [offset_of(coordinator.fetch("g", each)) for each in [("gone", 0), ("gone", 1), ("kept", 0)]] == [-1, -1, 2]
 
 
-# -- expiry -------------------------------------------------------------------------------------------------------------
+# -- expiry ------------------------------------------------------------------------------------------------------------
 def test_the_offsets_of_a_simple_consumer_expire_by_their_commit_and_the_group_goes() -> None:
     coordinator = Coordinator(**EXPIRY)
     coordinator.commit("g", {("t", 0): 1})

@@ -81,7 +81,7 @@ async def join(node: GroupNode, group_id: str = "g", version: int = 3, **fields:
     )
 
 
-# -- FindCoordinator ----------------------------------------------------------------------------------------------------
+# -- FindCoordinator ---------------------------------------------------------------------------------------------------
 @versions(find_coordinator)
 async def test_the_first_search_creates_the_offsets_topic(version: int) -> None:
     async with group_node(coordinating=False) as node:
@@ -110,7 +110,7 @@ async def test_transactions_have_no_coordinator_yet_and_unknown_key_types_are_in
             assert response.coordinators[0].error_code == code
 
 
-# -- OffsetCommit, OffsetFetch, OffsetDelete ----------------------------------------------------------------------------
+# -- OffsetCommit, OffsetFetch, OffsetDelete ---------------------------------------------------------------------------
 @versions(offset_commit)
 async def test_partitions_that_do_not_exist_do_not_stop_the_others(version: int) -> None:
     async with group_node() as node:
@@ -208,7 +208,7 @@ async def test_offsets_are_deleted_partition_by_partition() -> None:
         assert [each.partition_index for topic in left.topics for each in topic.partitions] == [0]
 
 
-# -- membership ---------------------------------------------------------------------------------------------------------
+# -- membership --------------------------------------------------------------------------------------------------------
 @versions(join_group)
 async def test_a_member_joins(version: int) -> None:
     async with group_node() as node:
@@ -269,7 +269,7 @@ async def test_the_empty_group_id_is_for_offsets_only() -> None:
             assert response.error_code == ErrorCode.INVALID_GROUP_ID
 
 
-# -- looking at groups --------------------------------------------------------------------------------------------------
+# -- looking at groups -------------------------------------------------------------------------------------------------
 @versions(describe_groups)
 async def test_groups_are_described(version: int) -> None:
     async with group_node() as node:
@@ -319,7 +319,7 @@ async def test_groups_are_deleted(version: int) -> None:
         }
 
 
-# -- the service --------------------------------------------------------------------------------------------------------
+# -- the service -------------------------------------------------------------------------------------------------------
 async def test_offsets_survive_the_coordinator_in_kafkas_format() -> None:
     async with group_node() as node:
         for count in range(30):
