@@ -103,25 +103,25 @@ async def test_only_the_names_asked_for_are_described_and_an_empty_list_means_al
     assert len((await _describe(node, TOPIC, "t", [])).configs) == 33
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "code", "message"),
-    [
-        (TOPIC, "nope", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ""),
-        (TOPIC, "a b", ErrorCode.INVALID_TOPIC_EXCEPTION, "Topic name is invalid: 'a b' contains"),
-        (TOPIC, "", ErrorCode.INVALID_TOPIC_EXCEPTION, "Topic name is invalid: the empty string is not allowed"),
-        (BROKER, "2", ErrorCode.INVALID_REQUEST, "Unexpected broker id, expected 1 or empty string, but received 2"),
-        (BROKER, "x", ErrorCode.INVALID_REQUEST, "Broker id must be an integer, but it is: x"),
-        (LOGGER, "", ErrorCode.INVALID_REQUEST, "Broker id must not be empty"),
-        (LOGGER, "2", ErrorCode.INVALID_REQUEST, "Unexpected broker id, expected 1 but received 2"),
-        (CLIENT_METRICS, "", ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty"),
-        (GROUP, "", ErrorCode.INVALID_REQUEST, "Group name must not be empty"),
-        (99, "x", ErrorCode.INVALID_REQUEST, "Unknown resource type 99"),
-    ],
-)
-async def test_what_cannot_be_described(node: Cluster, kind: int, name: str, code: ErrorCode, message: str) -> None:
-    result = await _describe(node, kind, name)
-    assert (result.error_code, result.configs) == (code, [])
-    assert (result.error_message or "").startswith(message)
+NOT_DESCRIBED: list[tuple[int, str, ErrorCode, str]] = [
+    (TOPIC, "nope", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, ""),
+    (TOPIC, "a b", ErrorCode.INVALID_TOPIC_EXCEPTION, "Topic name is invalid: 'a b' contains"),
+    (TOPIC, "", ErrorCode.INVALID_TOPIC_EXCEPTION, "Topic name is invalid: the empty string is not allowed"),
+    (BROKER, "2", ErrorCode.INVALID_REQUEST, "Unexpected broker id, expected 1 or empty string, but received 2"),
+    (BROKER, "x", ErrorCode.INVALID_REQUEST, "Broker id must be an integer, but it is: x"),
+    (LOGGER, "", ErrorCode.INVALID_REQUEST, "Broker id must not be empty"),
+    (LOGGER, "2", ErrorCode.INVALID_REQUEST, "Unexpected broker id, expected 1 but received 2"),
+    (CLIENT_METRICS, "", ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty"),
+    (GROUP, "", ErrorCode.INVALID_REQUEST, "Group name must not be empty"),
+    (99, "x", ErrorCode.INVALID_REQUEST, "Unknown resource type 99"),
+]
+
+
+async def test_what_cannot_be_described_has_kafkas_error(node: Cluster) -> None:
+    for kind, name, code, message in NOT_DESCRIBED:
+        result = await _describe(node, kind, name)
+        assert (result.error_code, result.configs) == (code, []), (kind, name)
+        assert (result.error_message or "").startswith(message), (kind, name)
 
 
 async def test_brokers_groups_and_subscriptions_are_described(node: Cluster) -> None:
@@ -169,117 +169,115 @@ async def test_replacing_unsets_what_is_not_named(node: Cluster) -> None:
     assert topic.configs == {"flush.ms": "10"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "operations", "code", "message"),
-    [
-        (TOPIC, "t", [("nope", SET, "1")], ErrorCode.INVALID_CONFIG, "Unknown topic config name: nope"),
-        (TOPIC, "t", [("nope", DELETE, None)], ErrorCode.NONE, None),
-        (
-            TOPIC,
-            "t",
-            [("retention.ms", APPEND, "5")],
-            ErrorCode.INVALID_CONFIG,
-            "Can't APPEND to key retention.ms because its type is not LIST.",
-        ),
-        (
-            TOPIC,
-            "t",
-            [("retention.ms", SUBTRACT, "5")],
-            ErrorCode.INVALID_CONFIG,
-            "Can't SUBTRACT to key retention.ms because its type is not LIST.",
-        ),
-        (
-            TOPIC,
-            "t",
-            [("retention.ms", SET, None)],
-            ErrorCode.INVALID_REQUEST,
-            "Null value not supported for : retention.ms",
-        ),
-        (TOPIC, "t", [("retention.ms", 9, "5")], ErrorCode.INVALID_REQUEST, "Unknown operation 9 for retention.ms"),
-        (
-            TOPIC,
-            "t",
-            [("retention.ms", SET, "5"), ("retention.ms", SET, "6")],
-            ErrorCode.INVALID_REQUEST,
-            "Error due to duplicate config keys",
-        ),
-        (
-            TOPIC,
-            "nope",
-            [("retention.ms", SET, "5")],
-            ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
-            "The topic 'nope' does not exist.",
-        ),
-        (
-            TOPIC,
-            "",
-            [("retention.ms", SET, "5")],
-            ErrorCode.INVALID_REQUEST,
-            "Default topic resources are not allowed.",
-        ),
-        (
-            BROKER,
-            "",
-            [("num.partitions", SET, "5")],
-            ErrorCode.INVALID_REQUEST,
-            "Cannot update these configs dynamically: [num.partitions]",
-        ),
-        (
-            BROKER,
-            "1",
-            [("log.retention.ms", SET, "abc")],
-            ErrorCode.INVALID_REQUEST,
-            "Invalid value abc for configuration log.retention.ms: Not a number of type LONG",
-        ),
-        (BROKER, "1", [("some.plugin.config", SET, "5")], ErrorCode.NONE, None),
-        (
-            BROKER,
-            "9",
-            [("log.retention.ms", SET, "5")],
-            ErrorCode.INVALID_REQUEST,
-            "Unexpected broker id, expected 1, but received 9",
-        ),
-        (
-            BROKER,
-            "x",
-            [("log.retention.ms", SET, "5")],
-            ErrorCode.INVALID_REQUEST,
-            "Node id must be an integer, but it is: x",
-        ),
-        (GROUP, "g", [("nope", SET, "5")], ErrorCode.INVALID_CONFIG, "Unknown group config name: nope"),
-        (
-            GROUP,
-            "",
-            [("consumer.session.timeout.ms", SET, "50000")],
-            ErrorCode.INVALID_REQUEST,
-            "Default group resources are not allowed.",
-        ),
-        (
-            CLIENT_METRICS,
-            "m",
-            [("match", SET, "foo")],
-            ErrorCode.INVALID_CONFIG,
-            "Illegal client matching pattern: foo",
-        ),
-        (
-            CLIENT_METRICS,
-            "",
-            [("interval.ms", SET, "500")],
-            ErrorCode.INVALID_REQUEST,
-            "Subscription name can't be empty",
-        ),
-        (LOGGER, "1", [("root", SET, "INFO")], ErrorCode.INVALID_REQUEST, None),
-        (99, "x", [("a", SET, "1")], ErrorCode.INVALID_REQUEST, "Unknown resource type 99"),
-    ],
-)
-async def test_a_change_has_kafkas_outcome(
-    node: Cluster, kind: int, name: str, operations: Any, code: ErrorCode, message: str | None
-) -> None:
+OUTCOMES: list[tuple[int, str, list[tuple[str, int, str | None]], ErrorCode, str | None]] = [
+    (TOPIC, "t", [("nope", SET, "1")], ErrorCode.INVALID_CONFIG, "Unknown topic config name: nope"),
+    (TOPIC, "t", [("nope", DELETE, None)], ErrorCode.NONE, None),
+    (
+        TOPIC,
+        "t",
+        [("retention.ms", APPEND, "5")],
+        ErrorCode.INVALID_CONFIG,
+        "Can't APPEND to key retention.ms because its type is not LIST.",
+    ),
+    (
+        TOPIC,
+        "t",
+        [("retention.ms", SUBTRACT, "5")],
+        ErrorCode.INVALID_CONFIG,
+        "Can't SUBTRACT to key retention.ms because its type is not LIST.",
+    ),
+    (
+        TOPIC,
+        "t",
+        [("retention.ms", SET, None)],
+        ErrorCode.INVALID_REQUEST,
+        "Null value not supported for : retention.ms",
+    ),
+    (TOPIC, "t", [("retention.ms", 9, "5")], ErrorCode.INVALID_REQUEST, "Unknown operation 9 for retention.ms"),
+    (
+        TOPIC,
+        "t",
+        [("retention.ms", SET, "5"), ("retention.ms", SET, "6")],
+        ErrorCode.INVALID_REQUEST,
+        "Error due to duplicate config keys",
+    ),
+    (
+        TOPIC,
+        "nope",
+        [("retention.ms", SET, "5")],
+        ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+        "The topic 'nope' does not exist.",
+    ),
+    (
+        TOPIC,
+        "",
+        [("retention.ms", SET, "5")],
+        ErrorCode.INVALID_REQUEST,
+        "Default topic resources are not allowed.",
+    ),
+    (
+        BROKER,
+        "",
+        [("num.partitions", SET, "5")],
+        ErrorCode.INVALID_REQUEST,
+        "Cannot update these configs dynamically: [num.partitions]",
+    ),
+    (
+        BROKER,
+        "1",
+        [("log.retention.ms", SET, "abc")],
+        ErrorCode.INVALID_REQUEST,
+        "Invalid value abc for configuration log.retention.ms: Not a number of type LONG",
+    ),
+    (BROKER, "1", [("some.plugin.config", SET, "5")], ErrorCode.NONE, None),
+    (
+        BROKER,
+        "9",
+        [("log.retention.ms", SET, "5")],
+        ErrorCode.INVALID_REQUEST,
+        "Unexpected broker id, expected 1, but received 9",
+    ),
+    (
+        BROKER,
+        "x",
+        [("log.retention.ms", SET, "5")],
+        ErrorCode.INVALID_REQUEST,
+        "Node id must be an integer, but it is: x",
+    ),
+    (GROUP, "g", [("nope", SET, "5")], ErrorCode.INVALID_CONFIG, "Unknown group config name: nope"),
+    (
+        GROUP,
+        "",
+        [("consumer.session.timeout.ms", SET, "50000")],
+        ErrorCode.INVALID_REQUEST,
+        "Default group resources are not allowed.",
+    ),
+    (
+        CLIENT_METRICS,
+        "m",
+        [("match", SET, "foo")],
+        ErrorCode.INVALID_CONFIG,
+        "Illegal client matching pattern: foo",
+    ),
+    (
+        CLIENT_METRICS,
+        "",
+        [("interval.ms", SET, "500")],
+        ErrorCode.INVALID_REQUEST,
+        "Subscription name can't be empty",
+    ),
+    (LOGGER, "1", [("root", SET, "INFO")], ErrorCode.INVALID_REQUEST, None),
+    (99, "x", [("a", SET, "1")], ErrorCode.INVALID_REQUEST, "Unknown resource type 99"),
+]
+
+
+async def test_a_change_has_kafkas_outcome(node: Cluster) -> None:
     await node.topics.create(TopicSpec("t"))
-    outcome, told = await _alter(node, kind, name, *operations)
-    assert outcome == code
-    if message is not None:
-        assert told == message
+    for kind, name, operations, code, message in OUTCOMES:
+        outcome, told = await _alter(node, kind, name, *operations)
+        assert outcome == code, (kind, name, operations)
+        if message is not None:
+            assert told == message, (kind, name, operations)
 
 
 async def test_a_broker_config_takes_effect_and_shows_where_it_comes_from(node: Cluster) -> None:
