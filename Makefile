@@ -25,20 +25,24 @@ fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Debian ships python3 without ensurepip (package python3-venv); then pip comes into the environment from the
-# system's pip, or, failing that, the message says what to install.
+# Debian ships python3 without ensurepip (package python3-venv); then pip comes into the environment from the system's pip
+# or from uv, or, failing both, the message says what to install. Nothing is ever written to the system's Python.
 $(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "tailrace needs Python 3.11 or newer ($(PYTHON) is not): make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "creating $(VENV)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tailrace needs Python 3.11 or newer; set PYTHON=..." >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; } || { rm -rf $(VENV); echo "cannot make a virtual environment: install python3-venv (Debian) or a Python from python.org (macOS)" >&2; exit 1; }
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+	  || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q --disable-pip-version-check pip; } 2>/dev/null \
+	  || { rm -rf $(VENV); uv venv -q --seed --python $(PYTHON) $(VENV); } 2>/dev/null \
+	  || { rm -rf $(VENV); echo "cannot make a virtual environment: apt install python3-venv (Debian, Ubuntu), or use a Python from python.org or Homebrew (macOS)" >&2; exit 1; }
 
 $(VENV)/.serve: pyproject.toml | $(BIN)/pip
-	@echo "installing tailrace into $(VENV)"
+	@echo "installing tailrace into $(VENV) (once; half a minute)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/pip
-	@echo "installing tailrace with test and lint tools into $(VENV)"
+	@echo "installing tailrace with test and lint tools into $(VENV) (once; some minutes)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test,lint]'
 	@touch $@ $(VENV)/.serve
 
