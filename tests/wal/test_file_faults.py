@@ -372,3 +372,13 @@ def test_a_real_file_reads_what_was_written(tmp_path: Path) -> None:
     assert (file.read(4999, 6), file.size(), file.read(9_999, 10)) == (b"\0abcd\0", 10_000, b"\0")
     file.close()
     files.close()
+
+
+async def test_a_failure_to_write_the_clean_mark_is_reported_and_lets_the_lock_go(path: Path, faults: Faults) -> None:
+    log = await open_faulty(path, faults)
+    log.append([b"x"])
+    await log.flush()
+    faults.write_error = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(WalFailed, match="closing"):
+        await log.close()
+    assert await recovered(path) == [b"x"]

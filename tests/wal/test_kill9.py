@@ -47,7 +47,7 @@ async def test_nothing_reported_durable_is_lost(tmp_path: Path) -> None:
         ) as process:
             assert process.stdout is not None
             durable = 0
-            for _ in range(rng.randint(20, 1500)):
+            for _ in range(rng.randint(20, 300)):
                 durable = int(process.stdout.readline())
             process.send_signal(signal.SIGKILL)
             for line in process.stdout:

@@ -274,7 +274,12 @@ class FileWal:
                 return
             except Empty:
                 pass
-            reason = self._keep(trimmed, durable)
+            try:
+                reason = self._keep(trimmed, durable)
+            except Exception as error:
+                # Without this thread the log would wait for a segment for ever.
+                self._report(self._fail, WalFailed(f"keeping the log in {self._files.path} failed: {error!r}"))
+                return
             if reason != starved:
                 starved = reason
                 self._report(self._set_starved, reason)
@@ -306,6 +311,8 @@ class FileWal:
                 self._checkpoint.write(
                     State.CLEAN, epoch=self._epoch, trim_position=self._trimmed, end_position=self._durable, both=True
                 )
+        except OSError as error:
+            raise WalFailed(f"closing the log in {self._files.path} failed: {error}") from error
         finally:
             self._writer.close()
             self._pool.close()
