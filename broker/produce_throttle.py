@@ -1,8 +1,8 @@
 """Back-pressure that producers are told of: `throttle_time_ms` grows with the pressure on the storage.
 
-Above the soft level clients are asked to pause longer and longer, before the storage pauses their connections and, in
-the end, refuses appends. The pressure is looked at once per so many bytes appended, and on every request while it is
-high.
+Above the soft level clients are asked to pause longer and longer (by the square), before the storage pauses their
+connections and, in the end, refuses appends. The pressure is looked at once per so many bytes appended, and on every
+request while it is high.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from s3stream.api import Pressure
 
-SOFT_LEVEL = 0.7
+SOFT_LEVEL = 0.5
+"""Below the level at which the storage has connections paused."""
 THROTTLE_TIME_MS_MAX = 1000
 SAMPLE_SIZE = 256 << 10
 
@@ -29,6 +30,6 @@ class ProduceThrottle:
         self._until_sample -= size
         if self._until_sample <= 0 or self._throttle_time_ms:
             self._until_sample = SAMPLE_SIZE
-            above = self._pressure().level - SOFT_LEVEL
-            self._throttle_time_ms = max(0, int(above / (1.0 - SOFT_LEVEL) * THROTTLE_TIME_MS_MAX))
+            above = max(0.0, self._pressure().level - SOFT_LEVEL) / (1.0 - SOFT_LEVEL)
+            self._throttle_time_ms = int(above * above * THROTTLE_TIME_MS_MAX)
         return self._throttle_time_ms

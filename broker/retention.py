@@ -19,7 +19,8 @@ from s3stream.api import RangeInfo
 
 log = structlog.get_logger()
 
-_YIELD_EVERY = 100
+CHECKS_AT_ONCE = 64
+"""Partitions whose start is moved at the same time: the storage writes what is concurrent as one transaction."""
 
 
 def retained_from(
@@ -67,14 +68,17 @@ class Retention:
 
     async def check(self) -> None:
         """One round over all partitions. An error of one of them does not keep the others."""
-        for count, partition in enumerate(list(self._partitions.all()), 1):
-            if not partition.closed:
-                try:
-                    await self._check_partition(partition)
-                except Exception as error:
-                    log.warning("retention failed", topic=partition.topic, partition=partition.index, error=str(error))
-            if count % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
+        partitions = list(self._partitions.all())
+        for position in range(0, len(partitions), CHECKS_AT_ONCE):
+            await asyncio.gather(*map(self._try_partition, partitions[position : position + CHECKS_AT_ONCE]))
+
+    async def _try_partition(self, partition: Partition) -> None:
+        if partition.closed:
+            return
+        try:
+            await self._check_partition(partition)
+        except Exception as error:
+            log.warning("retention failed", topic=partition.topic, partition=partition.index, error=repr(error))
 
     async def _check_partition(self, partition: Partition) -> None:
         now_ms = self._now_ms()

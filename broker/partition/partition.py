@@ -19,6 +19,7 @@ Transactions come in at two places: `last_stable_offset`, which every read_commi
 
 from __future__ import annotations
 
+import asyncio
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
@@ -379,15 +380,13 @@ class Partition:
         """Save the state, wait for the tail, close both streams."""
         self.stop()
         self.save(now_ms)
-        await self._log.close()
-        await self._state.close()
+        await asyncio.gather(self._log.close(), self._state.close())
 
     async def discard(self) -> None:
         """The topic is gone: answer whoever waits and close the streams without saving anything."""
         self.stop()
         self._fail(StreamClosed(f"{self.topic}-{self.index} was deleted"))
-        await self._log.close()
-        await self._state.close()
+        await asyncio.gather(self._log.close(), self._state.close())
 
 
 def _offset_of(waiting: tuple[int, DurableCallback]) -> int:

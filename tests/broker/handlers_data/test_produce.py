@@ -237,10 +237,10 @@ async def test_topics_by_id() -> None:
 async def test_producers_are_throttled_under_pressure() -> None:
     node = Node()
     await node.topic("t")
-    node.storage.level = 0.85
+    node.storage.level = 0.75
     result = node.produce("t")
     node.storage.flush()
-    assert outcome(result).throttle_time_ms == 500
+    assert outcome(result).throttle_time_ms == 250
 
 
 async def test_a_changed_config_holds_for_the_next_batch() -> None:
