@@ -128,3 +128,22 @@ def test_a_failed_start_leaves_the_wal_free_for_the_next(tmp_path: Path) -> None
 def test_the_fixture_reports_why_a_broker_did_not_start(tmp_path: Path) -> None:
     with pytest.raises(BrokerFailed, match="ftp"):
         BrokerProcess(tmp_path / "data", args=["--objects", "ftp://host/dir"]).start()
+
+
+def test_another_broker_takes_over_what_a_killed_one_had_only_in_its_wal(tmp_path: Path) -> None:
+    confluent_kafka = pytest.importorskip("confluent_kafka")
+    shared = [
+        *("--objects", (tmp_path / "objects").as_uri()),
+        *("--metadata", f"sqlite:///{tmp_path / 'catalog.db'}"),
+    ]
+    never_uploads = {"TAILRACE_STORAGE_UPLOAD_INTERVAL_MS": "3600000"}
+    with BrokerProcess(tmp_path / "one", node_id=1, args=shared, env=never_uploads) as first:
+        producer = confluent_kafka.Producer({"bootstrap.servers": first.address, "enable.idempotence": True})
+        for number in range(500):
+            producer.produce("orders", str(number).encode())
+        assert producer.flush(20) == 0
+        first.kill()
+        with BrokerProcess(tmp_path / "two", node_id=2, args=shared) as second:
+            described = tailrace("topics", "describe", "orders", "--json", "--bootstrap", second.address)
+            (partition,) = json.loads(described.stdout)
+            assert (partition["leader"], partition["end_offset"]) == (2, 500)
