@@ -83,6 +83,7 @@ class Partition:
         "_rules",
         "_snapshot_offset",
         "_state",
+        "_trimming",
         "_unconfirmed",
         "_unsnapshotted_size",
         "_waiting",
@@ -123,6 +124,7 @@ class Partition:
         self._unconfirmed: deque[tuple[int, int]] = deque()
         self._waiting: deque[tuple[int, DurableCallback]] = deque()
         self._failure: StorageError | None = None
+        self._trimming = asyncio.Lock()
         self._fetch_waiters: dict[FetchWaiter, None] = {}
         self.set_config(config)
         self.leader_epochs.assign(leader_epoch, log_stream.next_offset)
@@ -342,9 +344,10 @@ class Partition:
             offset = high_watermark
         if offset < 0 or offset > high_watermark:
             raise PartitionError(ErrorCode.OFFSET_OUT_OF_RANGE, f"offset {offset} is not within [0, {high_watermark}]")
-        if offset > self._log.start_offset:
+        # one at a time: who finds the start moved already must not answer before that is durable
+        async with self._trimming:
             await self._log.trim(offset)
-            self.leader_epochs.trim(self._log.start_offset)
+        self.leader_epochs.trim(self._log.start_offset)
         return self._log.start_offset
 
     # -- snapshots and closing --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
@@ -134,6 +135,15 @@ async def test_deleting_records_moves_the_start_durably_before_the_answer() -> N
     assert node.storage.streams[1].trims == [3]
     assert (await deleted(node, 2)).low_watermark == 3
     assert (await deleted(node, -1)).low_watermark == 6
+
+
+async def test_a_second_deletion_is_not_answered_before_the_first_is_durable() -> None:
+    node = await filled()
+    first = asyncio.create_task(deleted(node, 3))
+    await asyncio.sleep(0)
+    second = await deleted(node, 3)
+    assert node.storage.streams[1].trims == [3]
+    assert (second.low_watermark, (await first).low_watermark) == (3, 3)
 
 
 @pytest.mark.parametrize("offset", [-2, 7])

@@ -116,9 +116,11 @@ class FakeStream:
         return None
 
     async def trim(self, new_start_offset: int) -> None:
+        if new_start_offset <= self.start_offset:
+            return
+        self.start_offset = new_start_offset
         await asyncio.sleep(0)
         self.trims.append(new_start_offset)
-        self.start_offset = max(self.start_offset, new_start_offset)
 
     async def wait_committed(self, offset: int) -> None:
         self.upload()
