@@ -8,10 +8,11 @@ The leader's answer carries everybody's metadata. See `broker.coordinator.group.
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import uuid4
 
 from broker.coordinator.group.membership import JoinContext, join_error
-from broker.coordinator.reply import Reply
+from broker.coordinator.reply import Gathered, Reply
 from broker.request import Deferred, RequestContext
 from broker.services import Services
 from protocol.api_keys import ApiKey
@@ -22,15 +23,26 @@ API_KEY = ApiKey.JOIN_GROUP
 MIN_VERSION = 0
 MAX_VERSION = 9
 
+_NULL_PROTOCOL_SINCE = 7
+
 
 def handle(services: Services, ctx: RequestContext, request: JoinGroupRequest) -> JoinGroupResponse | Deferred:
     member_id = request.member_id
-    if not request.group_id:
-        return join_error(ErrorCode.INVALID_GROUP_ID, member_id)
-    context = JoinContext(ctx.api_version, ctx.client_id or "", f"/{ctx.client_host}", str(uuid4()))
     reply = Reply(lambda code: join_error(code, member_id))
-    services.groups.submit(
-        request.group_id, reply, lambda machine, out: machine.membership.join(out, reply, request, context)
-    )
+    context = JoinContext(ctx.api_version, ctx.client_id or "", f"/{ctx.client_host}", str(uuid4()))
+    if request.group_id:
+        services.groups.submit(
+            request.group_id, reply, lambda machine, out: machine.membership.join(out, reply, request, context)
+        )
+    else:
+        reply.refuse(ErrorCode.INVALID_GROUP_ID)
+    if ctx.api_version < _NULL_PROTOCOL_SINCE:
+        return Gathered([reply], _without_null)
     settled: JoinGroupResponse | Deferred = reply.settled()
     return settled
+
+
+def _without_null(parts: list[Any]) -> JoinGroupResponse:
+    response: JoinGroupResponse = parts[0]
+    response.protocol_name = response.protocol_name or ""
+    return response

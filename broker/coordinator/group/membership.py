@@ -447,7 +447,7 @@ class Membership:
 
 
 def join_error(code: ErrorCode, member_id: str) -> JoinGroupResponse:
-    return JoinGroupResponse(error_code=code, member_id=member_id)
+    return JoinGroupResponse(error_code=code, member_id=member_id, protocol_name=None)
 
 
 def _rebalance_timeout_ms(request: JoinGroupRequest) -> int:

@@ -249,6 +249,14 @@ async def test_a_leader_syncs_heartbeats_and_leaves(version: int) -> None:
         assert code == ErrorCode.UNKNOWN_MEMBER_ID
 
 
+@versions(join_group)
+async def test_a_refused_join_names_no_protocol(version: int) -> None:
+    async with group_node() as node:
+        response = await join(node, version=version, member_id="stranger")
+        assert response.error_code == ErrorCode.UNKNOWN_MEMBER_ID
+        assert response.protocol_name == (None if version >= 7 else "")
+
+
 async def test_since_version_5_a_sync_names_its_protocol() -> None:
     async with group_node() as node:
         member_id = (await join(node)).member_id
