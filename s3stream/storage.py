@@ -257,7 +257,7 @@ class S3Storage:
                 raise StreamFenced(str(error)) from error
             except StreamEpochFenced as error:
                 infos = await self._retry("look up streams", self._catalog.stream_infos, left)
-                current = {info.stream_id for info in infos if info.epoch == epochs[info.stream_id]}
+                current = {info.stream_id for info in infos if info.open and info.epoch == epochs[info.stream_id]}
                 if len(current) == len(left):
                     raise InvariantBroken(f"streams were refused, yet their epochs are current: {error}") from error
                 for stream_id in left:

@@ -339,6 +339,23 @@ async def test_many_streams_closed_together_share_one_upload_and_are_readable_by
 
 
 @virtual
+async def test_a_trim_that_meets_a_close_concerns_no_other_stream() -> None:
+    rig = Rig()
+    async with running(rig) as (closing, kept):
+        for stream in (closing, kept):
+            stream.append(b"x", 1, 0)
+        await rig.storage.upload_now()
+        rig.catalog_faults.delay_max = 0.5
+        close = asyncio.ensure_future(closing.close())
+        while rig.memory_catalog.streams[closing.stream_id].open:  # noqa: ASYNC110 (virtual time)
+            await asyncio.sleep(0.01)
+        results = await asyncio.gather(closing.trim(1), kept.trim(1), close, return_exceptions=True)
+        assert [type(result) for result in results] == [StreamClosed, type(None), type(None)]
+        assert rig.memory_catalog.streams[kept.stream_id].start_offset == 1
+        assert rig.storage.failed is None
+
+
+@virtual
 async def test_a_closed_storage_left_nothing_in_the_wal() -> None:
     rig = Rig()
     stream, _ = await rig.start()

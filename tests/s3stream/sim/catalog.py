@@ -108,6 +108,9 @@ class MemoryCatalog:
         self._check_broker(node_id, broker_epoch)
         self._check_streams({stream_id: epoch for stream_id, (epoch, _) in starts.items()})
         for stream_id in starts.keys() & self.streams.keys():
+            if not self.streams[stream_id].open:
+                raise StreamEpochFenced(f"stream {stream_id} is closed")
+        for stream_id in starts.keys() & self.streams.keys():
             info = self.streams[stream_id]
             self.streams[stream_id] = replace(info, start_offset=max(info.start_offset, starts[stream_id][1]))
 
