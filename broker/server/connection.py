@@ -19,21 +19,20 @@ import asyncio
 import socket
 from collections import deque
 from struct import Struct
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import structlog
 
 from broker.handlers.api_versions import unsupported_version_response
-from broker.request import Deferred, RequestContext
+from broker.request import RequestContext
 from broker.server.dispatch import AWAITABLE, DEFERRED, MESSAGE, NOTHING, Api, result_kind
 from broker.server.receiver import Receiver
+from broker.server.slot import Slot
 from protocol.api_keys import ApiKey
 from protocol.codec import decode_request, encode_response
 from protocol.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from broker.server.listener import Server
     from protocol.types import Buffer
 
@@ -57,45 +56,6 @@ _read_prefix = Struct(">hhi").unpack_from
 
 class Refused(Exception):
     """The client sent what no answer exists for; the connection closes, as Kafka's does."""
-
-
-class Slot:
-    """The place of one response in a connection's order."""
-
-    __slots__ = ("api", "connection", "correlation_id", "deferred", "done", "response", "size", "task", "version")
-
-    def __init__(self, connection: Connection, api: Api, version: int, correlation_id: int, size: int) -> None:
-        self.connection = connection
-        self.api = api
-        self.version = version
-        self.correlation_id = correlation_id
-        self.size = size
-        self.done = False
-        self.response: Any = None
-        self.deferred: Deferred | None = None
-        self.task: asyncio.Task[None] | None = None
-
-    def deferred_completed(self, deferred: Deferred) -> None:
-        deferred.on_complete = None
-        self.deferred = None
-        self.settle(deferred.response)
-
-    def settle(self, response: Any) -> None:
-        """`response` None: nothing is sent."""
-        self.response = response
-        self.done = True
-        self.connection.slot_settled(self)
-
-    async def run(self, awaitable: Awaitable[Any]) -> None:
-        """The body of the task for a handler that awaits."""
-        try:
-            response = await awaitable
-        except Exception as error:
-            self.connection.handler_failed(self, error)
-        else:
-            self.settle(response)
-        finally:
-            self.task = None
 
 
 class Connection(asyncio.BufferedProtocol):
