@@ -291,7 +291,7 @@ def model_settings(examples: int) -> settings:
 
 
 def test_sqlite_behaves_as_the_model() -> None:
-    run_state_machine_as_test(CatalogModel, settings=model_settings(12))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(CatalogModel, settings=model_settings(8))  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.integration

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from s3stream.catalog.api import Catalog, CatalogError, ObjectGone, OffsetsNotContinuous, StreamEpochFenced
-from s3stream.catalog.objects import RETIRE_COUNT_MAX
 from tests.s3stream.catalog.steps import NEVER_MS, commit, live_ids, new_streams, open_streams, register, span
 
 
@@ -192,11 +191,14 @@ async def test_nobody_commits_what_another_broker_prepared(catalog: Catalog) -> 
         await commit(catalog, two, epochs, span(a, 0, 1), object_id=object_id)
 
 
-async def test_a_deletion_of_more_objects_than_one_transaction_takes_is_finished_later(catalog: Catalog) -> None:
+async def test_a_deletion_of_more_objects_than_one_transaction_takes_is_finished_later(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s3stream.catalog.objects.RETIRE_COUNT_MAX", 4)
     broker = await register(catalog)
     a, b = await new_streams(catalog)
     epochs = await open_streams(catalog, broker, [a, b])
-    count = RETIRE_COUNT_MAX + 10
+    count = 15
     prepared = await catalog.prepare_objects(1, broker.epoch, count)
     for i, (object_id, _) in enumerate(prepared):
         await commit(catalog, broker, epochs, span(a, i, i + 1), object_id=object_id)
