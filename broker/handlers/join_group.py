@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-from broker.coordinator.group.membership import JoinContext, join_error
+from broker.coordinator.group.answers import join_error
+from broker.coordinator.group.membership import JoinContext
 from broker.coordinator.reply import Gathered, Reply
 from broker.request import Deferred, RequestContext
 from broker.services import Services

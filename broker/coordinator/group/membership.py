@@ -1,4 +1,4 @@
-"""The membership protocol of classic groups: JoinGroup, SyncGroup, Heartbeat, LeaveGroup and their time-outs.
+"""The membership protocol of classic groups: JoinGroup, SyncGroup, Heartbeat, LeaveGroup.
 
 Behaviour is Kafka 4.3.1's (KIP-62, 134, 345, 389, 394, 559, 814). Pure: time comes in with the `Outcome`, ids with the
 request, timers are virtual. An operation looks the group up again, and so does every time-out.
@@ -9,17 +9,18 @@ connection whose responses are ordered, a request that is never answered would b
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 from broker.coordinator.errors import CoordinatorError
+from broker.coordinator.group.answers import join_error, joined, synced
 from broker.coordinator.group.classic import ClassicGroup, GroupState, Member, Protocols
-from broker.coordinator.group.config import NEW_MEMBER_JOIN_TIMEOUT_MS, GroupConfig
-from broker.coordinator.machine import Outcome, ShardTimers
+from broker.coordinator.group.config import NEW_MEMBER_JOIN_TIMEOUT_MS
+from broker.coordinator.group.rebalance import Rebalancing
+from broker.coordinator.machine import Outcome
 from broker.coordinator.reply import Reply
 from protocol.errors import ErrorCode
 from protocol.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
-from protocol.messages.join_group import JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember
+from protocol.messages.join_group import JoinGroupRequest
 from protocol.messages.leave_group import LeaveGroupResponse, MemberIdentity, MemberResponse
 from protocol.messages.sync_group import SyncGroupRequest, SyncGroupResponse
 
@@ -36,13 +37,8 @@ class JoinContext(NamedTuple):
     unique_id: str
 
 
-class Membership:
-    """`groups` is the table of the shard, which `replay` changes."""
-
-    def __init__(self, groups: dict[str, ClassicGroup], timers: ShardTimers, config: GroupConfig) -> None:
-        self._groups = groups
-        self._timers = timers
-        self._config = config
+class Membership(Rebalancing):
+    """The requests. What follows from them, and time-outs, are in `rebalance`."""
 
     # -- JoinGroup --------------------------------------------------------------------------------------------------
     def join(self, out: Outcome, reply: Reply, request: JoinGroupRequest, context: JoinContext) -> None:
@@ -151,9 +147,9 @@ class Membership:
         unchanged = member.protocols == protocols
         if group.state is GroupState.COMPLETING_REBALANCE and unchanged:
             # it may have missed the first response: it gets its generation again
-            out.answer(reply, _joined(group, member))
+            out.answer(reply, joined(group, member))
         elif group.state is GroupState.STABLE and unchanged and group.leader != member.member_id:
-            out.answer(reply, _joined(group, member))
+            out.answer(reply, joined(group, member))
         else:
             # a leader that rejoins a stable group asks for a rebalance: topics may have changed
             group.update(member, protocols, _rebalance_timeout_ms(request), request.session_timeout_ms)
@@ -183,7 +179,7 @@ class Membership:
             # what is assigned stays: only the new id has to be written down
             assignments = {each.member_id: each.assignment for each in group.members.values()}
             out.write(group.record(assignments, out.now_ms))
-            response = _joined(group, member)
+            response = joined(group, member)
             if context.version >= _SKIP_ASSIGNMENT_SINCE:
                 response.skip_assignment = group.leader == member_id
             else:
@@ -198,90 +194,6 @@ class Membership:
             self._prepare_rebalance(group, out)
         else:
             self._rebalance_or_complete(group, out)
-
-    # -- the join phase ---------------------------------------------------------------------------------------------
-    def _rebalance_or_complete(self, group: ClassicGroup, out: Outcome) -> None:
-        if group.can_rebalance:
-            self._prepare_rebalance(group, out)
-        else:
-            self._complete_if_all_joined(group, out)
-
-    def _complete_if_all_joined(self, group: ClassicGroup, out: Outcome) -> None:
-        """The initial rebalance runs out its delay even so."""
-        if (
-            group.state is GroupState.PREPARING_REBALANCE
-            and group.previous_state is not GroupState.EMPTY
-            and group.all_joined
-        ):
-            self._complete_join(group, out)
-
-    def _prepare_rebalance(self, group: ClassicGroup, out: Outcome) -> None:
-        if group.state is GroupState.COMPLETING_REBALANCE:
-            for member in group.members.values():
-                if member.awaiting_sync is not None:
-                    self._answer_sync(member, SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS), out)
-                    self.extend_session(group, member)
-        group.pending_sync.clear()
-        self._timers.cancel(("sync", group.group_id))
-        initial = group.state is GroupState.EMPTY
-        group.transition(GroupState.PREPARING_REBALANCE, out.now_ms)
-        if initial:
-            delay_ms = self._config.initial_rebalance_delay_ms
-            remaining_ms = max(group.rebalance_timeout_ms - delay_ms, 0)
-            group.new_member_added = False
-            self._schedule_initial(group, delay_ms, remaining_ms)
-        elif group.all_joined:
-            self._complete_join(group, out)
-        else:
-            self._schedule_join(group)
-
-    def _schedule_initial(self, group: ClassicGroup, delay_ms: int, remaining_ms: int) -> None:
-        event = partial(self._initial_delay_over, group.group_id, delay_ms, remaining_ms)
-        self._timers.schedule(("join", group.group_id), delay_ms, group.group_id, event)
-
-    def _initial_delay_over(self, group_id: str, delay_ms: int, remaining_ms: int, out: Outcome) -> None:
-        """KIP-134: each delay in which members came is followed by another, within the rebalance time-out."""
-        group = self._groups.get(group_id)
-        if group is None or group.state is not GroupState.PREPARING_REBALANCE:
-            return
-        if group.new_member_added and remaining_ms:
-            group.new_member_added = False
-            next_ms = min(self._config.initial_rebalance_delay_ms, remaining_ms)
-            self._schedule_initial(group, next_ms, max(remaining_ms - delay_ms, 0))
-        else:
-            self._complete_join(group, out)
-
-    def _schedule_join(self, group: ClassicGroup) -> None:
-        event = partial(self._join_timed_out, group.group_id)
-        self._timers.schedule(("join", group.group_id), group.rebalance_timeout_ms, group.group_id, event)
-
-    def _join_timed_out(self, group_id: str, out: Outcome) -> None:
-        group = self._groups.get(group_id)
-        if group is not None and group.state is GroupState.PREPARING_REBALANCE:
-            self._complete_join(group, out)
-
-    def _complete_join(self, group: ClassicGroup, out: Outcome) -> None:
-        """Remove the slow, keep the joined (and static members, until their sessions end), begin the generation."""
-        self._timers.cancel(("join", group.group_id))
-        for member in [*group.members.values()]:
-            if member.awaiting_join is None and member.instance_id is None:
-                group.remove(member)
-                self._timers.cancel(("session", group.group_id, member.member_id))
-        if group.members and not group.elect_joined_leader():
-            # only static members are left and none is back: wait for them, or for the end of their sessions
-            self._schedule_join(group)
-            return
-        group.next_generation(out.now_ms)
-        if group.state is GroupState.EMPTY:
-            out.write(group.record({}, out.now_ms))
-            return
-        for member in group.members.values():
-            self._answer_join(group, member, _joined(group, member), out)
-            self.extend_session(group, member)
-            member.is_new = False
-            group.pending_sync[member.member_id] = None
-        event = partial(self._sync_timed_out, group.group_id, group.generation)
-        self._timers.schedule(("sync", group.group_id), group.rebalance_timeout_ms, group.group_id, event)
 
     # -- SyncGroup --------------------------------------------------------------------------------------------------
     def sync(self, out: Outcome, reply: Reply, request: SyncGroupRequest) -> None:
@@ -298,7 +210,7 @@ class Membership:
         member = group.members[request.member_id]
         self._sync_received(group, member)
         if group.state is GroupState.STABLE:
-            out.answer(reply, _synced(group, member.assignment))
+            out.answer(reply, synced(group, member.assignment))
             return
         if member.awaiting_sync is not None:
             self._answer_sync(member, SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS), out)
@@ -308,7 +220,7 @@ class Membership:
             out.write(group.record(assignments, out.now_ms))
             for each in group.members.values():
                 if each.awaiting_sync is not None:
-                    self._answer_sync(each, _synced(group, assignments.get(each.member_id, b"")), out)
+                    self._answer_sync(each, synced(group, assignments.get(each.member_id, b"")), out)
                     self.extend_session(group, each)
 
     def _sync_received(self, group: ClassicGroup, member: Member) -> None:
@@ -316,16 +228,7 @@ class Membership:
         if not group.pending_sync:
             self._timers.cancel(("sync", group.group_id))
 
-    def _sync_timed_out(self, group_id: str, generation: int, out: Outcome) -> None:
-        group = self._groups.get(group_id)
-        if group is None or group.generation != generation or not group.pending_sync:
-            return
-        if group.state in (GroupState.COMPLETING_REBALANCE, GroupState.STABLE):
-            for member_id in [*group.pending_sync]:
-                self._remove(group, group.members[member_id], out)
-            self._prepare_rebalance(group, out)
-
-    # -- Heartbeat, LeaveGroup, sessions ----------------------------------------------------------------------------
+    # -- Heartbeat, LeaveGroup -----------------------------------------------------------------------------------------
     def heartbeat(self, out: Outcome, reply: Reply, request: HeartbeatRequest) -> None:
         group = self._groups.get(request.group_id)
         if group is None:
@@ -335,9 +238,6 @@ class Membership:
         if group.state is GroupState.PREPARING_REBALANCE:
             raise CoordinatorError(ErrorCode.REBALANCE_IN_PROGRESS)
         out.answer(reply, HeartbeatResponse())
-
-    def extend_session(self, group: ClassicGroup, member: Member) -> None:
-        self._schedule_session(group, member.member_id, member.session_timeout_ms)
 
     def leave(self, out: Outcome, reply: Reply, group_id: str, identities: list[MemberIdentity]) -> None:
         """KIP-345: several at once, by member id or by instance id alone."""
@@ -376,39 +276,6 @@ class Membership:
         self._remove(group, group.members[member_id], out)
         return ErrorCode.NONE
 
-    def _schedule_session(self, group: ClassicGroup, member_id: str, timeout_ms: int) -> None:
-        group_id = group.group_id
-        event = partial(self._session_over, group_id, member_id)
-        self._timers.schedule(("session", group_id, member_id), timeout_ms, group_id, event)
-
-    def _session_over(self, group_id: str, member_id: str, out: Outcome) -> None:
-        group = self._groups.get(group_id)
-        if group is None:
-            return
-        if member_id in group.pending_members:
-            del group.pending_members[member_id]
-        else:
-            member = group.members.get(member_id)
-            if member is None or member.excused:
-                return
-            self._remove(group, member, out)
-            if group.state in (GroupState.STABLE, GroupState.COMPLETING_REBALANCE):
-                self._prepare_rebalance(group, out)
-                return
-        if group.state is GroupState.PREPARING_REBALANCE and group.all_joined:
-            self._complete_join(group, out)
-        self._forget_if_unused(group)
-
-    def loaded(self, out: Outcome) -> None:
-        """Sessions begin anew under this coordinator."""
-        size_max = self._config.size_max
-        for group in self._groups.values():
-            for member in group.members.values():
-                self.extend_session(group, member)
-            if len(group.members) > size_max:
-                self._prepare_rebalance(group, out)
-
-    # -- pieces -----------------------------------------------------------------------------------------------------
     def _check_member(self, group: ClassicGroup, member_id: str, instance_id: str | None, generation: int) -> None:
         error = group.member_error(member_id, instance_id)
         if error is ErrorCode.NONE and generation != group.generation:
@@ -416,69 +283,8 @@ class Membership:
         if error is not ErrorCode.NONE:
             raise CoordinatorError(error)
 
-    def _remove(self, group: ClassicGroup, member: Member, out: Outcome) -> None:
-        """Whatever the member waits for is answered first, so that one that still lives comes back."""
-        self._answer_join(group, member, join_error(ErrorCode.UNKNOWN_MEMBER_ID, ""), out)
-        self._answer_sync(member, SyncGroupResponse(error_code=ErrorCode.UNKNOWN_MEMBER_ID), out)
-        self._timers.cancel(("session", group.group_id, member.member_id))
-        group.remove(member)
-
-    def _forget_if_unused(self, group: ClassicGroup) -> None:
-        if group.state is GroupState.EMPTY and group.forgettable:
-            self._groups.pop(group.group_id, None)
-
-    def _park_join(self, group: ClassicGroup, member: Member, reply: Reply, out: Outcome) -> None:
-        self._answer_join(group, member, join_error(ErrorCode.REBALANCE_IN_PROGRESS, member.member_id), out)
-        member.awaiting_join = reply
-        group.awaiting_join_count += 1
-
-    def _answer_join(self, group: ClassicGroup, member: Member, response: JoinGroupResponse, out: Outcome) -> None:
-        reply = member.awaiting_join
-        if reply is not None:
-            member.awaiting_join = None
-            group.awaiting_join_count -= 1
-            out.answer(reply, response)
-
-    def _answer_sync(self, member: Member, response: SyncGroupResponse, out: Outcome) -> None:
-        reply = member.awaiting_sync
-        if reply is not None:
-            member.awaiting_sync = None
-            out.answer(reply, response)
-
-
-def join_error(code: ErrorCode, member_id: str) -> JoinGroupResponse:
-    return JoinGroupResponse(error_code=code, member_id=member_id, protocol_name=None)
-
 
 def _rebalance_timeout_ms(request: JoinGroupRequest) -> int:
     """Version 0 has none: its session time-out stands for both."""
     timeout_ms = request.rebalance_timeout_ms
     return request.session_timeout_ms if timeout_ms == -1 else timeout_ms
-
-
-def _joined(group: ClassicGroup, member: Member) -> JoinGroupResponse:
-    """Its generation; for the leader with everybody's metadata."""
-    members = []
-    if group.leader == member.member_id:
-        members = [
-            JoinGroupResponseMember(
-                member_id=each.member_id,
-                group_instance_id=each.instance_id,
-                metadata=each.metadata(group.protocol_name),
-            )
-            for each in group.members.values()
-        ]
-    return JoinGroupResponse(
-        generation_id=group.generation,
-        protocol_type=group.protocol_type,
-        protocol_name=group.protocol_name or "",
-        leader=group.leader or "",
-        member_id=member.member_id,
-        members=members,
-    )
-
-
-def _synced(group: ClassicGroup, assignment: bytes) -> SyncGroupResponse:
-    return SyncGroupResponse(
-        protocol_type=group.protocol_type, protocol_name=group.protocol_name, assignment=assignment
-    )

@@ -7,9 +7,10 @@ from collections.abc import Callable, Coroutine
 from heapq import heappop, heappush
 from typing import Any
 
+from broker.coordinator.group.answers import join_error
 from broker.coordinator.group.config import GroupConfig
 from broker.coordinator.group.machine import GroupMachine
-from broker.coordinator.group.membership import JoinContext, join_error
+from broker.coordinator.group.membership import JoinContext
 from broker.coordinator.group.offsets import TopicOffsets
 from broker.coordinator.memory_log import MemoryLog
 from broker.coordinator.reply import Reply
