@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from bench.broker_process import BrokerProcess
 from bench.history import Outcome, check
 
-from .broker_process import BrokerProcess
 from .load import WatchedConsumer, WatchedProducer, history_of, read_log
 
 pytestmark = pytest.mark.integration

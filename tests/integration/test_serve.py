@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.broker_process import BrokerFailed, BrokerProcess
+from bench.broker_process import BrokerFailed, BrokerProcess
 
 pytestmark = pytest.mark.integration
 

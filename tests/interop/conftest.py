@@ -20,7 +20,7 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    from tests.integration.broker_process import BrokerProcess
+    from bench.broker_process import BrokerProcess
 
     with BrokerProcess(tmp_path_factory.mktemp("interop")) as broker:
         yield broker.address

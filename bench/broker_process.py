@@ -1,4 +1,4 @@
-"""A real broker process for tests and drills.
+"""A real broker process for tests, benchmarks and drills.
 
 `BrokerProcess` runs `python -m broker.cli serve` on a free loopback port, waits for its ready line and knows what the
 process costs. A restart keeps the port and the data dir, so clients find the broker where it was.
@@ -22,11 +22,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from bench import process_stats
+
 READY = re.compile(r"^tailrace ready: (\S+):(\d+) node=(\d+) cluster=(\S+)$")
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 20.0
-_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-_REPOSITORY = Path(__file__).parents[2]
+_REPOSITORY = Path(__file__).parents[1]
 
 
 class BrokerFailed(Exception):
@@ -119,16 +120,15 @@ class BrokerProcess:
 
     def cpu_seconds(self) -> float:
         """User and system time so far (Linux)."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
+        return process_stats.cpu_seconds(self.pid)
 
     def resident_size(self) -> int:
         """Bytes of resident memory now (Linux)."""
-        return self._status_size("VmRSS")
+        return process_stats.resident_size(self.pid)
 
     def resident_size_max(self) -> int:
         """The most resident memory it ever had, in bytes (Linux)."""
-        return self._status_size("VmHWM")
+        return process_stats.resident_size_max(self.pid)
 
     def log(self) -> str:
         """Everything written to standard error, over restarts."""
@@ -146,12 +146,6 @@ class BrokerProcess:
         if self._process is None:
             raise BrokerFailed("the broker was not started")
         return self._process
-
-    def _status_size(self, field: str) -> int:
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024
-        raise BrokerFailed(f"no {field} of process {self.pid}")
 
     def _read_line(self, deadline: float) -> str:
         stdout = self._running().stdout
