@@ -135,9 +135,10 @@ async def _serve(settings: Settings) -> int:
 
 
 def _tame_garbage_collector() -> None:
-    gc.collect()
+    """What start-up made stays, so it is never looked at again."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    gc.enable()
 
 
 @dataclass(frozen=True, slots=True)
