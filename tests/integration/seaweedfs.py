@@ -70,6 +70,8 @@ class SeaweedFs:
                     "-s3",
                     f"-s3.port={self.port}",
                     f"-s3.port.grpc={ports[7]}",
+                    # Their default ports are fixed ones, and a taken one ends the server.
+                    *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                     f"-s3.config={identities}",
                     "-ip=127.0.0.1",
                     "-ip.bind=127.0.0.1",
