@@ -73,6 +73,19 @@ class BrokerProcess:
     def start(self, timeout_s: float = START_TIMEOUT_S) -> BrokerProcess:
         """Start and wait for the ready line. Raises BrokerFailed with the process's last words."""
         started_at = time.monotonic()
+        self.spawn()
+        line = self._read_line(started_at + timeout_s)
+        match = READY.match(line)
+        if match is None:
+            self.kill()
+            raise BrokerFailed(f"no ready line (got {line!r}):\n{self.log()[-4000:]}")
+        self.port = int(match[2])
+        self.cluster_id = match[4]
+        self.start_seconds = time.monotonic() - started_at
+        return self
+
+    def spawn(self) -> None:
+        """Start without waiting for anything."""
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -89,15 +102,6 @@ class BrokerProcess:
                 env={**os.environ, **self.env},
                 cwd=_REPOSITORY,
             )
-        line = self._read_line(started_at + timeout_s)
-        match = READY.match(line)
-        if match is None:
-            self.kill()
-            raise BrokerFailed(f"no ready line (got {line!r}):\n{self.log()[-4000:]}")
-        self.port = int(match[2])
-        self.cluster_id = match[4]
-        self.start_seconds = time.monotonic() - started_at
-        return self
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone. Fine to call when it is gone already."""

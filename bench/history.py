@@ -5,16 +5,19 @@ carries the id of its send, so that every record seen is matched with the send t
 whole history:
 
 * **lost**: a send that was acknowledged is not in the log that a complete read found;
-* **moved**: it is there, but not at the offset of its acknowledgement;
+* **moved**: it is there, but not at the offset of its acknowledgement, or in another partition than it was sent to;
 * **duplicate**: one send is in the log twice (idempotent producers only);
 * **reordered**: two sends of one producer to one partition are in the log against their order of sending;
 * **phantom**: a record in the log that nobody sent, or whose send definitely failed;
+* **hole**: the complete read has no record at an offset between the log's start and its end;
 * **rewritten**: two polls saw different records at one offset;
 * **backwards**: within one assignment a consumer's polls went back or skipped over a record that the log has;
 * **unread**: a consumer that took over began above every position that a commit may have left, so that a record between
-  was never seen; and **lost** also names a commit that was acknowledged and is gone.
+  was never seen; a commit is ahead of what was seen; or, where the group was waited for until it had read everything
+  (`drained`), no consumer saw a record of the log. **lost** also names a commit that was acknowledged and is gone.
 
-An unknown outcome (time-out, lost connection) may be in the log or not, and is never a violation by itself.
+An unknown outcome (time-out, lost connection) may be in the log or not, and is never a violation by itself. One history
+is of one topic; a record that strayed in from another one is a phantom.
 """
 
 from __future__ import annotations
@@ -89,10 +92,19 @@ class History:
     log: list[Seen] = field(default_factory=list)
     assignments: list[Assignment] = field(default_factory=list)
     idempotent: bool = True
+    drained: bool = False
+    """The consumers went on until their commits had reached the end of the log."""
+    log_start: int = 0
+    """Where every partition of `log` begins; offsets are dense from here on (no compaction, no transactions)."""
 
 
 def check(history: History) -> list[Violation]:
-    """All violations found; an empty list is the proof that the history keeps every promise."""
+    """All violations found; an empty list is the proof that the history keeps every promise.
+
+    Raises ValueError for a history that cannot be judged: two sends with one id.
+    """
+    if len({send.id for send in history.sends}) != len(history.sends):
+        raise ValueError("two sends have the same id")
     log = _by_partition(history.log)
     return [
         *_check_log_against_sends(history, log),
@@ -100,6 +112,7 @@ def check(history: History) -> list[Violation]:
         *_check_offsets(history, log),
         *_check_assignments(history, log),
         *_check_commits(history),
+        *_check_drained(history),
     ]
 
 
@@ -125,6 +138,8 @@ def _check_log_against_sends(history: History, log: dict[int, list[Seen]]) -> It
                 (place.partition, place.offset) != (send.partition, send.offset) for place in found
             ):
                 yield Violation("moved", f"{send} is at {found}")
+        elif any(place.partition != send.partition for place in found):
+            yield Violation("moved", f"{send} is at {found}")
         if history.idempotent and len(found) > 1:
             yield Violation("duplicate", f"{send} is at {found}")
     for record_id, found in places.items():
@@ -159,9 +174,13 @@ def _check_offsets(history: History, log: dict[int, list[Seen]]) -> Iterator[Vio
         if known != record.id:
             yield Violation("rewritten", f"{record} was {known} before")
     for partition, records in log.items():
+        if records[0].offset != history.log_start:
+            yield Violation("hole", f"partition {partition} begins with {records[0]}, not at {history.log_start}")
         for before, after in pairwise(records):
             if after.offset <= before.offset:
                 yield Violation("backwards", f"the complete read of partition {partition}: {after} after {before}")
+            elif after.offset != before.offset + 1:
+                yield Violation("hole", f"the complete read of partition {partition}: {after} follows {before}")
 
 
 def _check_assignments(history: History, log: dict[int, list[Seen]]) -> Iterator[Violation]:
@@ -191,7 +210,20 @@ def _check_commits(history: History) -> Iterator[Violation]:
         if start not in known:
             kind = "unread" if start > max(known) else "lost"
             yield Violation(kind, f"{assignment.consumer} began at {start}; commits left one of {sorted(known)}")
+        position = assignment.seen[-1].offset + 1 if assignment.seen else start
+        tried = [*assignment.uncertain, *([] if assignment.committed is None else [assignment.committed])]
+        if any(at > position for at in tried):
+            yield Violation("unread", f"{assignment.consumer} committed {tried} but had seen up to {position}")
         if assignment.committed is not None:
             known.clear()
             known.add(assignment.committed)
         known.update(assignment.uncertain)
+
+
+def _check_drained(history: History) -> Iterator[Violation]:
+    if not history.drained:
+        return
+    seen = {(record.partition, record.offset) for assignment in history.assignments for record in assignment.seen}
+    missed = [record for record in history.log if (record.partition, record.offset) not in seen]
+    if missed:
+        yield Violation("unread", f"{len(missed)} records of the log were polled by nobody; the first is {missed[0]}")

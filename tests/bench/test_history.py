@@ -24,7 +24,7 @@ def sound() -> History:
         Assignment("c1", 0, None, log[:2], committed=1),
         Assignment("c2", 0, 1, log[1:], committed=4),
     ]
-    return History(sends, log, assignments)
+    return History(sends, log, assignments, drained=True)
 
 
 def test_a_sound_history_has_no_violation() -> None:
@@ -79,6 +79,40 @@ def forget_commit(history: History) -> None:
     history.assignments[1].seen = history.log[0:]
 
 
+def stray(history: History) -> None:
+    """An unknown send turns up in another partition; nobody is right to expect it there."""
+    history.log[2] = Seen(0, 2, "b1")
+    history.assignments[1].seen = history.log[1:]
+    history.sends[4].partition = 1
+
+
+def leave_a_hole(history: History) -> None:
+    history.log[3] = Seen(0, 4, "a2")
+    history.sends[3].offset = 4
+    history.assignments[1].seen = history.log[1:]
+    history.assignments[1].committed = 5
+
+
+def lose_the_start(history: History) -> None:
+    history.sends[0].outcome = Outcome.UNKNOWN
+    history.assignments[0].seen = history.log[:0]
+    history.assignments[0].start = 1
+    del history.log[0]
+
+
+def commit_ahead(history: History) -> None:
+    history.assignments[0].uncertain = [3]
+
+
+def stop_early(history: History) -> None:
+    del history.assignments[1].seen[2]
+    history.assignments[1].committed = 3
+
+
+def never_consume(history: History) -> None:
+    history.assignments.clear()
+
+
 @pytest.mark.parametrize(
     ("break_it", "kind"),
     [
@@ -93,9 +127,22 @@ def forget_commit(history: History) -> None:
         (go_back, "backwards"),
         (begin_late, "unread"),
         (forget_commit, "lost"),
+        (stray, "moved"),
+        (leave_a_hole, "hole"),
+        (lose_the_start, "hole"),
+        (commit_ahead, "unread"),
+        (stop_early, "unread"),
+        (never_consume, "unread"),
     ],
 )
 def test_each_broken_promise_is_named(break_it: Callable[[History], None], kind: str) -> None:
     history = sound()
     break_it(history)
     assert kind in {violation.kind for violation in check(history)}
+
+
+def test_a_history_with_two_sends_of_one_id_is_refused() -> None:
+    history = sound()
+    history.sends.append(history.sends[0])
+    with pytest.raises(ValueError, match="same id"):
+        check(history)
