@@ -7,7 +7,6 @@ looking (`s3stream.objectstore.retrying`).
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +38,8 @@ from wal.api import Buffer
 
 _DELETE_CHUNK = 1000
 _LIST_CHUNK = 1000
-_JOIN_IN_THREAD = 4 << 20
+_JOIN_BELOW = 4096
+_JOINED_SIZE = 65_536
 CLIENT_OPTIONS: dict[str, Any] = {
     "timeout": timedelta(seconds=60),
     "connect_timeout": timedelta(seconds=5),
@@ -69,14 +69,12 @@ class RemoteStore:
             await obstore.list_with_delimiter_async(self._store, ".reachable")
 
     async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
-        data = await _join(pieces)
         with self._errors("PUT", key):
-            await obstore.put_async(self._store, key, data, use_multipart=False)
+            await obstore.put_async(self._store, key, _chunks(pieces), use_multipart=False)
 
     async def put_if_absent(self, key: str, pieces: Sequence[Buffer]) -> None:
-        data = await _join(pieces)
         with self._errors("PUT", key):
-            await obstore.put_async(self._store, key, data, mode="create", use_multipart=False)
+            await obstore.put_async(self._store, key, _chunks(pieces), mode="create", use_multipart=False)
 
     async def get(self, key: str) -> Buffer:
         with self._errors("GET", key):
@@ -155,22 +153,26 @@ class RemoteStore:
             raise kind(f"{self._name}: {verb} {key} failed: {_reason(error)}") from error
 
 
-async def _join(pieces: Sequence[Buffer]) -> Buffer:
-    if len(pieces) == 1:
-        return pieces[0]
-    if sum(map(len, pieces)) < _JOIN_IN_THREAD:
-        return b"".join(pieces)
-    return await asyncio.to_thread(_copy, pieces)
-
-
-def _copy(pieces: Sequence[Buffer]) -> Buffer:
-    """As b"".join, but piece by piece, so that other threads get their turn."""
-    joined = bytearray(sum(map(len, pieces)))
-    position = 0
+def _chunks(pieces: Sequence[Buffer]) -> Iterator[Buffer]:
+    """The pieces themselves, which the library sends without a copy; runs of small ones joined, for its costs are per
+    chunk."""
+    run: list[Buffer] = []
+    run_size = 0
     for piece in pieces:
-        joined[position : position + len(piece)] = piece
-        position += len(piece)
-    return joined
+        if len(piece) < _JOIN_BELOW:
+            run.append(piece)
+            run_size += len(piece)
+            if run_size < _JOINED_SIZE:
+                continue
+            yield b"".join(run)
+        else:
+            if run:
+                yield b"".join(run)
+            yield piece
+        run = []
+        run_size = 0
+    if run:
+        yield b"".join(run)
 
 
 def _reason(error: BaseException) -> str:
