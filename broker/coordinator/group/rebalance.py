@@ -17,6 +17,9 @@ from protocol.errors import ErrorCode
 from protocol.messages.join_group import JoinGroupResponse
 from protocol.messages.sync_group import SyncGroupResponse
 
+_NOBODY_BACK_PAUSE_MS = 1_000
+"""At least how long a join phase in which nobody has come waits once more: clients may ask for a time-out of 0."""
+
 
 class Rebalancing:
     """`groups` is the table of the shard, which `replay` changes."""
@@ -78,9 +81,10 @@ class Rebalancing:
         else:
             self._complete_join(group, out)
 
-    def _schedule_join(self, group: ClassicGroup) -> None:
+    def _schedule_join(self, group: ClassicGroup, delay_ms_min: int = 0) -> None:
         event = partial(self._join_timed_out, group.group_id)
-        self._timers.schedule(("join", group.group_id), group.rebalance_timeout_ms, group.group_id, event)
+        delay_ms = max(group.rebalance_timeout_ms, delay_ms_min)
+        self._timers.schedule(("join", group.group_id), delay_ms, group.group_id, event)
 
     def _join_timed_out(self, group_id: str, out: Outcome) -> None:
         group = self._groups.get(group_id)
@@ -96,7 +100,7 @@ class Rebalancing:
                 self._timers.cancel(("session", group.group_id, member.member_id))
         if group.members and not group.elect_joined_leader():
             # only static members are left and none is back: wait for them, or for the end of their sessions
-            self._schedule_join(group)
+            self._schedule_join(group, _NOBODY_BACK_PAUSE_MS)
             return
         group.next_generation(out.now_ms)
         if group.state is GroupState.EMPTY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.coordinator.group.classic import GroupState
 from protocol.errors import ErrorCode
 from tests.broker.coordinator.harness import Coordinator, commit_error, subscription
 
@@ -399,3 +400,19 @@ def test_who_waits_is_sent_to_the_new_coordinator() -> None:
     coordinator.shard.close()
     assert joining.response.error_code == ErrorCode.NOT_COORDINATOR
     assert coordinator.join().response.error_code == ErrorCode.NOT_COORDINATOR
+
+
+def test_static_members_that_are_away_and_have_no_rebalance_timeout_are_waited_for_in_peace() -> None:
+    coordinator = Coordinator()
+    static = coordinator.join(instance_id="i", session_ms=30_000)
+    leaving, _ = coordinator.new_member()
+    coordinator.advance(6_000)
+    generation = static.response.generation_id
+    coordinator.sync("g", leaving, generation)
+    coordinator.sync("g", static.response.member_id, generation, instance_id="i")
+    coordinator.join(instance_id="i", rebalance_ms=0, session_ms=30_000)
+    coordinator.leave("g", (leaving, None))
+    coordinator.advance(5_000)
+    assert coordinator.groups["g"].state is GroupState.PREPARING_REBALANCE
+    coordinator.advance(25_000)
+    assert coordinator.groups["g"].state is GroupState.EMPTY
