@@ -28,6 +28,7 @@ CACHE = Path(
     os.environ.get("TAILRACE_TEST_CACHE")
     or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tailrace-tests"
 )
+Settings = Sequence[str]  # NAME=VALUE, see drivers/README.md
 ALL_CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
 
@@ -118,18 +119,32 @@ class Client:
         )
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
-    def produce(self, bootstrap: str, topic: str, records: Iterable[dict[str, Any]], codec: str = "none") -> None:
-        lines = [json.dumps(record) for record in records]
-        assert self.run("produce", bootstrap, topic, codec, stdin="\n".join(lines) + "\n") == [{"acked": len(lines)}]
+    def produce(
+        self,
+        bootstrap: str,
+        topic: str,
+        records: Iterable[dict[str, Any]],
+        codec: str = "none",
+        settings: Settings = (),
+    ) -> None:
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        told = self.run("produce", bootstrap, topic, codec, *settings, stdin=lines)
+        assert told == [{"acked": lines.count("\n")}]
 
-    def consume(self, bootstrap: str, topic: str, group: str, count: int) -> list[dict[str, Any]]:
-        with self.consuming(bootstrap, topic, group, count) as running:
+    def consume(
+        self, bootstrap: str, topic: str, group: str, count: int, settings: Settings = ()
+    ) -> list[dict[str, Any]]:
+        with self.consuming(bootstrap, topic, group, count, settings) as running:
             return running.wait()
 
     @contextmanager
-    def consuming(self, bootstrap: str, topic: str, group: str, count: int = 0) -> Iterator[RunningConsumer]:
+    def consuming(
+        self, bootstrap: str, topic: str, group: str, count: int = 0, settings: Settings = ()
+    ) -> Iterator[RunningConsumer]:
         """A consumer process, killed at the end if it still runs."""
-        running = RunningConsumer(self.name, [*self.driver(), "consume", bootstrap, topic, group, str(count)])
+        running = RunningConsumer(
+            self.name, [*self.driver(), "consume", bootstrap, topic, group, str(count), *settings]
+        )
         try:
             yield running
         finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,6 +109,30 @@ def test_consumer_groups_tool_shows_lag_and_resets_by_time(bootstrap: str, topic
     assert group in run(tool, "--bootstrap-server", bootstrap, "--list").splitlines()
     run(tool, *at, "--delete")
     assert group not in run(tool, "--bootstrap-server", bootstrap, "--list").splitlines()
+
+
+def test_console_consumer_formats_the_offsets_topic(bootstrap: str, topic: str) -> None:
+    create_topic(bootstrap, topic, partitions=1)
+    group = f"{topic}-g"
+    CLIENTS[0].produce(bootstrap, topic, [record(b"k", b"v", BASE_TIME + i, partition=0) for i in range(25)])
+    CLIENTS[0].consume(bootstrap, topic, group, 25)
+
+    def formatted(kind: str) -> list[dict[str, Any]]:
+        """What the formatter made of the group's records, one object a record."""
+        out = run(
+            "org.apache.kafka.tools.consumer.ConsoleConsumer",
+            *("--bootstrap-server", bootstrap, "--topic", "__consumer_offsets", "--from-beginning"),
+            *("--timeout-ms", 3000, "--formatter", f"org.apache.kafka.tools.consumer.{kind}"),
+        )
+        found = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+        return [each for each in found if each["key"]["data"]["group"] == group]
+
+    committed = formatted("OffsetsMessageFormatter")[-1]
+    assert committed["key"]["data"] == {"group": group, "topic": topic, "partition": 0}
+    assert committed["value"]["data"]["offset"] == 25
+    metadata = formatted("GroupMetadataMessageFormatter")
+    assert metadata[-1]["value"]["data"]["protocolType"] == "consumer"
+    assert metadata[-1]["value"]["data"]["members"] == []
 
 
 def test_delete_records_and_get_offsets_tools(bootstrap: str, topic: str, tmp_path: Path) -> None:

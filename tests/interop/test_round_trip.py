@@ -76,6 +76,45 @@ def test_many_partitions(bootstrap: str, topic: str, client: Client) -> None:
     assert by_partition(client.consume(bootstrap, topic, f"{topic}-g", 600)) == by_partition(sent)
 
 
+def test_acks_of_zero_and_one(bootstrap: str, topic: str, client: Client) -> None:
+    create_topic(bootstrap, topic, partitions=2)
+    lots = [[record(b"k", b"%d" % (lot * 50 + i), BASE_TIME + i, partition=i % 2) for i in range(50)] for lot in (0, 1)]
+    for acks, lot in zip(("acks=1", "acks=0"), lots, strict=True):
+        client.produce(bootstrap, topic, lot, settings=[acks])
+    got = CLIENTS[0].consume(bootstrap, topic, f"{topic}-g", 100)
+    assert by_partition(got) == by_partition([*lots[0], *lots[1]])
+
+
+def test_seeks_back_and_forth(bootstrap: str, topic: str, client: Client) -> None:
+    create_topic(bootstrap, topic, partitions=1)
+    sent = [record(b"k", b"%d" % i, BASE_TIME + i, partition=0) for i in range(300)]
+    for first in range(0, 300, 50):  # several batches, so that seeks go into them and over them
+        CLIENTS[0].produce(bootstrap, topic, sent[first : first + 50])
+    offsets = [270, 3, 299, 0, 149, 150]
+    got = client.run("seek", bootstrap, topic, *offsets)
+    assert [(each["o"], each["v"]) for each in got] == [(offset, sent[offset]["v"]) for offset in offsets]
+
+
+OLD_RELEASES = [
+    *((name, f"version={release}") for name in ("kafka-python", "franz-go") for release in ("0.11", "1.1", "2.4")),
+    ("confluent-kafka", "api.version.request=false broker.version.fallback=0.11.0.0"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), OLD_RELEASES)
+def test_a_client_that_takes_the_broker_for_an_old_release(
+    bootstrap: str, topic: str, name: str, settings: str
+) -> None:
+    client = next(each for each in CLIENTS if each.name == name)
+    client.driver()
+    create_topic(bootstrap, topic, partitions=3)
+    sent = without_null_headers(varied_records())
+    plain = ["acks=1", "enable.idempotence=false"] if name == "confluent-kafka" else ["acks=1"]
+    client.produce(bootstrap, topic, sent, settings=[*settings.split(), *plain])
+    got = client.consume(bootstrap, topic, f"{topic}-g", len(sent), settings=settings.split())
+    assert by_partition(got) == by_partition(sent)
+
+
 def test_offsets_by_time(bootstrap: str, topic: str, client: Client) -> None:
     create_topic(bootstrap, topic, partitions=2)
     sent = [record(b"k", b"v", BASE_TIME + i * 10, partition=i % 2) for i in range(100)]

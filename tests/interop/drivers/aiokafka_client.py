@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from lines import read_records, stop_when_stdin_closes, write, write_record
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from lines import read_records, settings, stop_when_stdin_closes, write, write_record
 
 
-async def produce(bootstrap: str, topic: str, codec: str) -> None:
+async def produce(bootstrap: str, topic: str, codec: str, acks: str) -> None:
     async with AIOKafkaProducer(
         bootstrap_servers=bootstrap,
-        enable_idempotence=True,
+        acks="all" if acks == "all" else int(acks),
+        enable_idempotence=acks == "all",
         compression_type=None if codec == "none" else codec,
         max_request_size=1_040_000,
         linger_ms=5,
@@ -32,6 +35,10 @@ async def produce(bootstrap: str, topic: str, codec: str) -> None:
     write(acked=len(waiting))
 
 
+def show(record: ConsumerRecord) -> None:
+    write_record(record.partition, record.offset, record.timestamp, record.key, record.value, record.headers)
+
+
 async def consume(bootstrap: str, topic: str, group: str, count: int) -> None:
     stop = stop_when_stdin_closes()
     async with AIOKafkaConsumer(
@@ -48,9 +55,7 @@ async def consume(bootstrap: str, topic: str, group: str, count: int) -> None:
             batches = await reader.getmany(timeout_ms=200, max_records=count - seen if count else None)
             for records in batches.values():
                 for record in records:
-                    write_record(
-                        record.partition, record.offset, record.timestamp, record.key, record.value, record.headers
-                    )
+                    show(record)
                     seen += 1
         if seen:
             await reader.commit()
@@ -65,12 +70,59 @@ async def times(bootstrap: str, topic: str, timestamp: int) -> None:
             write(p=index, o=-1 if answer is None else answer.offset)
 
 
+async def seek(bootstrap: str, topic: str, offsets: list[int]) -> None:
+    partition = TopicPartition(topic, 0)
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap) as reader:
+        reader.assign([partition])
+        for offset in offsets:
+            reader.seek(partition, offset)
+            show(await reader.getone())
+
+
+async def admin(bootstrap: str, topic: str, group: str) -> None:
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await client.start()
+    made = f"{topic}-made"
+    named = ConfigResource(ConfigResourceType.TOPIC, made)
+
+    async def configs() -> dict[str, str]:
+        (answer,) = await client.describe_configs([named])
+        return {entry[0]: entry[1] for entry in answer.resources[0][4]}
+
+    await client.create_topics([NewTopic(made, 3, 1, topic_configs={"retention.ms": "3600000"})])
+    (described,) = await client.describe_topics([made])
+    created = await configs()
+    altered = ConfigResource(ConfigResourceType.TOPIC, made, configs={"max.message.bytes": "5000"})
+    await client.alter_configs([altered])
+    (groups,) = await client.describe_consumer_groups([group])
+    deleted = await client.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=10)})
+    listed = made in await client.list_topics()
+    group_listed = (group, "consumer") in [tuple(each[:2]) for each in await client.list_consumer_groups()]
+    altered_configs = await configs()
+    await client.delete_topics([made])
+    write(
+        partitions=len(described["partitions"]),
+        retention=created["retention.ms"],
+        altered=altered_configs["max.message.bytes"],
+        group=groups.groups[0][2],
+        group_listed=group_listed,
+        low=deleted[TopicPartition(topic, 0)],
+        listed=listed,
+        gone=made not in await client.list_topics(),
+    )
+    await client.close()
+
+
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     match command:
         case "produce":
-            asyncio.run(produce(*arguments))
+            asyncio.run(produce(*arguments[:3], settings(arguments[3:]).get("acks", "all")))
         case "consume":
             asyncio.run(consume(*arguments[:3], int(arguments[3])))
         case "times":
             asyncio.run(times(*arguments[:2], int(arguments[2])))
+        case "seek":
+            asyncio.run(seek(*arguments[:2], [int(each) for each in arguments[2:]]))
+        case "admin":
+            asyncio.run(admin(*arguments))

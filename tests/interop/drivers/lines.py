@@ -27,6 +27,11 @@ def read_records() -> Iterator[dict[str, Any]]:
         yield record
 
 
+def settings(arguments: Iterable[str]) -> dict[str, str]:
+    """The trailing NAME=VALUE arguments of a command."""
+    return dict(argument.split("=", 1) for argument in arguments)
+
+
 def write(**fields: Any) -> None:
     sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()

@@ -9,10 +9,12 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kversion"
 )
 
 type record struct {
@@ -70,9 +72,28 @@ func choose() kgo.Partitioner {
 	})
 }
 
-func produce(ctx context.Context, bootstrap, topic, codec string) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ProducerBatchCompression(codecs[codec]),
-		kgo.ProducerLinger(5*time.Millisecond), kgo.RecordPartitioner(choose()))
+// options are those of the settings that this driver knows: acks=0|1|all, version=0.11 (as to a broker of that release).
+func options(settings []string) []kgo.Opt {
+	found := []kgo.Opt{}
+	for _, setting := range settings {
+		name, value, _ := strings.Cut(setting, "=")
+		switch {
+		case name == "acks" && value == "0":
+			found = append(found, kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite())
+		case name == "acks" && value == "1":
+			found = append(found, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())
+		case name == "version":
+			found = append(found, kgo.MaxVersions(kversion.FromString(value)))
+		default:
+			check(fmt.Errorf("unknown setting %s", setting))
+		}
+	}
+	return found
+}
+
+func produce(ctx context.Context, bootstrap, topic, codec string, settings []string) {
+	client, err := kgo.NewClient(append(options(settings), kgo.SeedBrokers(bootstrap), kgo.ProducerBatchCompression(codecs[codec]),
+		kgo.ProducerLinger(5*time.Millisecond), kgo.RecordPartitioner(choose()))...)
 	check(err)
 	lines := bufio.NewReaderSize(os.Stdin, 1<<20)
 	count := 0
@@ -103,10 +124,18 @@ func produce(ctx context.Context, bootstrap, topic, codec string) {
 	write(map[string]int{"acked": count})
 }
 
-func consume(ctx context.Context, bootstrap, topic, group string, count int) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
+func show(r *kgo.Record) {
+	headers := [][]any{}
+	for _, h := range r.Headers {
+		headers = append(headers, []any{h.Key, ref(h.Value)})
+	}
+	write(record{ref(r.Key), ref(r.Value), headers, r.Timestamp.UnixMilli(), &r.Partition, r.Offset})
+}
+
+func consume(ctx context.Context, bootstrap, topic, group string, count int, settings []string) {
+	client, err := kgo.NewClient(append(options(settings), kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(),
-		kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(time.Second))
+		kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(time.Second))...)
 	check(err)
 	polling, stop := context.WithCancel(ctx)
 	go func() {
@@ -126,11 +155,7 @@ func consume(ctx context.Context, bootstrap, topic, group string, count int) {
 			}
 		}
 		fetches.EachRecord(func(r *kgo.Record) {
-			headers := [][]any{}
-			for _, h := range r.Headers {
-				headers = append(headers, []any{h.Key, ref(h.Value)})
-			}
-			write(record{ref(r.Key), ref(r.Value), headers, r.Timestamp.UnixMilli(), &r.Partition, r.Offset})
+			show(r)
 			seen++
 		})
 	}
@@ -158,18 +183,86 @@ func times(ctx context.Context, bootstrap, topic string, timestamp int64) {
 	client.Close()
 }
 
+func seek(ctx context.Context, bootstrap, topic string, offsets []string) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumePartitions(
+		map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().AtStart()}}))
+	check(err)
+	for _, text := range offsets {
+		offset, err := strconv.ParseInt(text, 10, 64)
+		check(err)
+		client.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {0: {Epoch: -1, Offset: offset}}})
+		fetches := client.PollRecords(ctx, 1)
+		check(fetches.Err())
+		fetches.EachRecord(show)
+	}
+	client.Close()
+}
+
+func admin(ctx context.Context, bootstrap, topic, group string) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap))
+	check(err)
+	adm := kadm.NewClient(client)
+	made := topic + "-made"
+	config := func(name string) string {
+		found, err := adm.DescribeTopicConfigs(ctx, made)
+		check(err)
+		topicConfigs, err := found.On(made, nil)
+		check(err)
+		for _, each := range topicConfigs.Configs {
+			if each.Key == name {
+				return each.MaybeValue()
+			}
+		}
+		return ""
+	}
+	_, err = adm.CreateTopic(ctx, 3, 1, map[string]*string{"retention.ms": kadm.StringPtr("3600000")}, made)
+	check(err)
+	topics, err := adm.ListTopics(ctx)
+	check(err)
+	retention := config("retention.ms")
+	changes := []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: kadm.StringPtr("5000")}}
+	altered, err := adm.AlterTopicConfigs(ctx, changes, made)
+	check(err)
+	check(altered[0].Err)
+	upTo := kadm.Offsets{}
+	upTo.Add(kadm.Offset{Topic: topic, Partition: 0, At: 10})
+	deleted, err := adm.DeleteRecords(ctx, upTo)
+	check(err)
+	check(deleted.Error())
+	groups, err := adm.DescribeGroups(ctx, group)
+	check(err)
+	check(groups.Error())
+	listed, err := adm.ListGroups(ctx)
+	check(err)
+	alteredTo := config("max.message.bytes")
+	_, err = adm.DeleteTopic(ctx, made)
+	check(err)
+	after, err := adm.ListTopics(ctx)
+	check(err)
+	write(map[string]any{
+		"partitions": len(topics[made].Partitions), "retention": retention, "altered": alteredTo,
+		"group": groups[group].State, "group_listed": listed[group].Group == group,
+		"low": deleted[topic][0].LowWatermark, "listed": topics.Has(made), "gone": !after.Has(made),
+	})
+	client.Close()
+}
+
 func main() {
 	ctx, a := context.Background(), os.Args[1:]
 	switch a[0] {
 	case "produce":
-		produce(ctx, a[1], a[2], a[3])
+		produce(ctx, a[1], a[2], a[3], a[4:])
 	case "consume":
 		count, err := strconv.Atoi(a[4])
 		check(err)
-		consume(ctx, a[1], a[2], a[3], count)
+		consume(ctx, a[1], a[2], a[3], count, a[5:])
 	case "times":
 		timestamp, err := strconv.ParseInt(a[3], 10, 64)
 		check(err)
 		times(ctx, a[1], a[2], timestamp)
+	case "seek":
+		seek(ctx, a[1], a[2], a[3:])
+	case "admin":
+		admin(ctx, a[1], a[2], a[3])
 	}
 }

@@ -7,18 +7,25 @@ import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Base64;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicBoolean;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.AlterConfigOp;
+import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.PartitionInfo;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
@@ -35,9 +42,14 @@ public class Driver {
         return data == null ? null : Base64.getEncoder().encodeToString(data);
     }
 
-    static void produce(String bootstrap, String topic, String codec) throws Exception {
-        Map<String, Object> config = Map.of("bootstrap.servers", bootstrap, "compression.type", codec, "linger.ms", 5,
-            "enable.idempotence", true, "max.request.size", 1_040_000);
+    /** The defaults with the trailing NAME=VALUE arguments of the command line over them, from index `first` on. */
+    static Map<String, Object> settings(Map<String, Object> defaults, String[] arguments, int first) {
+        var all = new HashMap<>(defaults);
+        for (String each : Arrays.asList(arguments).subList(first, arguments.length)) all.put(each.split("=", 2)[0], each.split("=", 2)[1]);
+        return all;
+    }
+
+    static void produce(String topic, Map<String, Object> config) throws Exception {
         int acked = 0;
         try (var producer = new KafkaProducer<>(config, new ByteArraySerializer(), new ByteArraySerializer())) {
             List<Future<?>> waiting = new ArrayList<>();
@@ -56,13 +68,25 @@ public class Driver {
         System.out.println(JSON.createObjectNode().put("acked", acked));
     }
 
-    static KafkaConsumer<byte[], byte[]> consumer(String bootstrap, String group) {
-        return new KafkaConsumer<>(Map.of("bootstrap.servers", bootstrap, "group.id", group, "auto.offset.reset", "earliest",
-            "enable.auto.commit", false, "session.timeout.ms", 6000, "heartbeat.interval.ms", 1000),
-            new ByteArrayDeserializer(), new ByteArrayDeserializer());
+    static Map<String, Object> consumerConfig(String bootstrap, String group) {
+        return Map.of("bootstrap.servers", bootstrap, "group.id", group, "auto.offset.reset", "earliest",
+            "enable.auto.commit", false, "session.timeout.ms", 6000, "heartbeat.interval.ms", 1000);
     }
 
-    static void consume(String bootstrap, String topic, String group, int count) throws Exception {
+    static KafkaConsumer<byte[], byte[]> consumer(Map<String, Object> config) {
+        return new KafkaConsumer<>(config, new ByteArrayDeserializer(), new ByteArrayDeserializer());
+    }
+
+    static void show(ConsumerRecord<byte[], byte[]> r) {
+        ObjectNode out = JSON.createObjectNode();
+        out.put("p", r.partition()).put("o", r.offset()).put("t", r.timestamp());
+        out.put("k", pack(r.key())).put("v", pack(r.value()));
+        ArrayNode headers = out.putArray("h");
+        for (Header h : r.headers()) headers.addArray().add(h.key()).add(pack(h.value()));
+        System.out.println(out);
+    }
+
+    static void consume(String topic, int count, Map<String, Object> config) throws Exception {
         var stop = new AtomicBoolean();
         var waiter = new Thread(() -> {
             try {
@@ -74,16 +98,11 @@ public class Driver {
         waiter.setDaemon(true);
         waiter.start();
         int seen = 0;
-        try (var consumer = consumer(bootstrap, group)) {
+        try (var consumer = consumer(config)) {
             consumer.subscribe(List.of(topic));
             while (!stop.get() && (count == 0 || seen < count)) {
                 for (ConsumerRecord<byte[], byte[]> r : consumer.poll(Duration.ofMillis(200))) {
-                    ObjectNode out = JSON.createObjectNode();
-                    out.put("p", r.partition()).put("o", r.offset()).put("t", r.timestamp());
-                    out.put("k", pack(r.key())).put("v", pack(r.value()));
-                    ArrayNode headers = out.putArray("h");
-                    for (Header h : r.headers()) headers.addArray().add(h.key()).add(pack(h.value()));
-                    System.out.println(out);
+                    show(r);
                     seen++;
                 }
             }
@@ -92,7 +111,7 @@ public class Driver {
     }
 
     static void times(String bootstrap, String topic, long timestamp) {
-        try (var consumer = consumer(bootstrap, "times")) {
+        try (var consumer = consumer(consumerConfig(bootstrap, "times"))) {
             Map<TopicPartition, Long> asked = new HashMap<>();
             for (PartitionInfo p : consumer.partitionsFor(topic)) asked.put(new TopicPartition(topic, p.partition()), timestamp);
             var found = consumer.offsetsForTimes(asked);
@@ -103,11 +122,48 @@ public class Driver {
         }
     }
 
+    static void seek(String bootstrap, String topic, String[] arguments, int first) {
+        var partition = new TopicPartition(topic, 0);
+        try (var consumer = consumer(settings(consumerConfig(bootstrap, "seek"), new String[] {"max.poll.records=1"}, 0))) {
+            consumer.assign(List.of(partition));
+            for (String offset : Arrays.asList(arguments).subList(first, arguments.length)) {
+                consumer.seek(partition, Long.parseLong(offset));
+                for (ConsumerRecord<byte[], byte[]> r : consumer.poll(Duration.ofSeconds(30))) show(r);
+            }
+        }
+    }
+
+    static void admin(String bootstrap, String topic, String group) throws Exception {
+        try (Admin client = Admin.create(Map.of("bootstrap.servers", bootstrap))) {
+            String made = topic + "-made";
+            var named = new ConfigResource(ConfigResource.Type.TOPIC, made);
+            var partition = new TopicPartition(topic, 0);
+            ObjectNode out = JSON.createObjectNode();
+            client.createTopics(List.of(new NewTopic(made, 3, (short) 1).configs(Map.of("retention.ms", "3600000")))).all().get();
+            out.put("partitions", client.describeTopics(List.of(made)).allTopicNames().get().get(made).partitions().size());
+            out.put("retention", client.describeConfigs(List.of(named)).all().get().get(named).get("retention.ms").value());
+            var change = new AlterConfigOp(new ConfigEntry("max.message.bytes", "5000"), AlterConfigOp.OpType.SET);
+            client.incrementalAlterConfigs(Map.of(named, List.of(change))).all().get();
+            out.put("altered", client.describeConfigs(List.of(named)).all().get().get(named).get("max.message.bytes").value());
+            out.put("group", client.describeConsumerGroups(List.of(group)).all().get().get(group).groupState().toString());
+            out.put("group_listed", client.listGroups().all().get().stream().anyMatch(each -> each.groupId().equals(group)));
+            var up = Map.of(partition, RecordsToDelete.beforeOffset(10));
+            out.put("low", client.deleteRecords(up).lowWatermarks().get(partition).get().lowWatermark());
+            out.put("listed", client.listTopics().names().get().contains(made));
+            client.deleteTopics(List.of(made)).all().get();
+            out.put("gone", !client.listTopics().names().get().contains(made));
+            System.out.println(out);
+        }
+    }
+
     public static void main(String[] a) throws Exception {
         switch (a[0]) {
-            case "produce" -> produce(a[1], a[2], a[3]);
-            case "consume" -> consume(a[1], a[2], a[3], Integer.parseInt(a[4]));
+            case "produce" -> produce(a[2], settings(Map.of("bootstrap.servers", a[1], "compression.type", a[3], "linger.ms", 5,
+                "max.request.size", 1_040_000), a, 4));
+            case "consume" -> consume(a[2], Integer.parseInt(a[4]), settings(consumerConfig(a[1], a[3]), a, 5));
             case "times" -> times(a[1], a[2], Long.parseLong(a[3]));
+            case "seek" -> seek(a[1], a[2], a, 3);
+            case "admin" -> admin(a[1], a[2], a[3]);
         }
     }
 }

@@ -1,5 +1,5 @@
 // Driver for kafkajs; its line format is in ../README.md.
-const { Kafka, CompressionTypes, CompressionCodecs, logLevel } = require("kafkajs");
+const { Kafka, ConfigResourceTypes, CompressionTypes, CompressionCodecs, logLevel } = require("kafkajs");
 const readline = require("readline");
 CompressionCodecs[CompressionTypes.Snappy] = require("kafkajs-snappy");
 CompressionCodecs[CompressionTypes.LZ4] = new (require("kafkajs-lz4"))().codec;
@@ -9,8 +9,8 @@ const pack = (buffer) => (buffer === null || buffer === undefined ? null : buffe
 const unpack = (text) => (text === null ? null : Buffer.from(text, "base64"));
 const write = (object) => process.stdout.write(JSON.stringify(object) + "\n");
 
-async function produce(kafka, topic, codec) {
-  const producer = kafka.producer({ idempotent: true, maxInFlightRequests: 1 });
+async function produce(kafka, topic, codec, acks = "all") {
+  const producer = kafka.producer({ idempotent: acks === "all", maxInFlightRequests: 1 });
   await producer.connect();
   const messages = [];
   for await (const line of readline.createInterface({ input: process.stdin })) {
@@ -24,7 +24,7 @@ async function produce(kafka, topic, codec) {
   let batch = [];
   let size = 0;
   const send = async () => {
-    if (batch.length) await producer.send({ topic, acks: -1, compression: codecs[codec], messages: batch });
+    if (batch.length) await producer.send({ topic, acks: acks === "all" ? -1 : Number(acks), compression: codecs[codec], messages: batch });
     batch = [];
     size = 0;
   };
@@ -39,6 +39,13 @@ async function produce(kafka, topic, codec) {
   write({ acked: messages.length });
 }
 
+const show = (partition, message) => {
+  const h = [];
+  for (const [name, value] of Object.entries(message.headers || {}))
+    for (const each of Array.isArray(value) ? value : [value]) h.push([name, pack(each)]);
+  write({ p: partition, o: Number(message.offset), t: Number(message.timestamp), k: pack(message.key), v: pack(message.value), h });
+};
+
 async function consume(kafka, topic, groupId, count) {
   const consumer = kafka.consumer({ groupId, sessionTimeout: 6000, heartbeatInterval: 1000 });
   let seen = 0;
@@ -51,10 +58,7 @@ async function consume(kafka, topic, groupId, count) {
     autoCommit: false,
     eachMessage: async ({ partition, message }) => {
       if (count && seen >= count) return;
-      const h = [];
-      for (const [name, value] of Object.entries(message.headers || {}))
-        for (const each of Array.isArray(value) ? value : [value]) h.push([name, pack(each)]);
-      write({ p: partition, o: Number(message.offset), t: Number(message.timestamp), k: pack(message.key), v: pack(message.value), h });
+      show(partition, message);
       seen += 1;
       await consumer.commitOffsets([{ topic, partition, offset: String(BigInt(message.offset) + 1n) }]);
       if (count && seen >= count) leave();
@@ -76,9 +80,64 @@ async function times(kafka, topic, timestamp) {
   await admin.disconnect();
 }
 
+// kafkajs consumes in groups only; a seek takes effect with the next message
+async function seek(kafka, topic, offsets) {
+  const consumer = kafka.consumer({ groupId: `${topic}-seek` });
+  await consumer.connect();
+  await consumer.subscribe({ topic, fromBeginning: true });
+  let leave;
+  const left = new Promise((resolve) => (leave = resolve));
+  let next = 0;
+  await consumer.run({
+    autoCommit: false,
+    eachMessage: async ({ partition, message }) => {
+      if (partition !== 0 || next === offsets.length || message.offset !== offsets[next]) return;
+      show(partition, message);
+      next += 1;
+      if (next === offsets.length) leave();
+      else consumer.seek({ topic, partition: 0, offset: offsets[next] });
+    },
+  });
+  consumer.seek({ topic, partition: 0, offset: offsets[0] });
+  await left;
+  await consumer.disconnect();
+}
+
+async function admin(kafka, topic, group) {
+  const client = kafka.admin();
+  await client.connect();
+  const made = `${topic}-made`;
+  const config = async (name) => {
+    const { resources } = await client.describeConfigs({ resources: [{ type: ConfigResourceTypes.TOPIC, name: made }], includeSynonyms: false });
+    return resources[0].configEntries.find((entry) => entry.configName === name).configValue;
+  };
+  await client.createTopics({ topics: [{ topic: made, numPartitions: 3, configEntries: [{ name: "retention.ms", value: "3600000" }] }] });
+  const { topics } = await client.fetchTopicMetadata({ topics: [made] });
+  const retention = await config("retention.ms");
+  await client.alterConfigs({ validateOnly: false, resources: [{ type: ConfigResourceTypes.TOPIC, name: made, configEntries: [{ name: "max.message.bytes", value: "5000" }] }] });
+  const altered = await config("max.message.bytes");
+  await client.fetchTopicOffsets(topic);
+  await client.deleteTopicRecords({ topic, partitions: [{ partition: 0, offset: "10" }] });
+  const low = Number((await client.fetchTopicOffsets(topic)).find((each) => each.partition === 0).low);
+  const described = (await client.describeGroups([group])).groups[0].state;
+  const groupListed = (await client.listGroups()).groups.some((each) => each.groupId === group);
+  const listed = (await client.listTopics()).includes(made);
+  await client.deleteTopics({ topics: [made] });
+  const gone = !(await client.listTopics()).includes(made);
+  write({ partitions: topics[0].partitions.length, retention, altered, group: described, group_listed: groupListed, low, listed, gone });
+  await client.disconnect();
+}
+
 const [command, bootstrap, topic, ...rest] = process.argv.slice(2);
 const kafka = new Kafka({ brokers: [bootstrap], logLevel: logLevel.ERROR });
-const run = { produce: () => produce(kafka, topic, rest[0]), consume: () => consume(kafka, topic, rest[0], Number(rest[1])), times: () => times(kafka, topic, Number(rest[0])) };
+const settings = (given) => Object.fromEntries(given.map((each) => each.split("=", 2)));
+const run = {
+  produce: () => produce(kafka, topic, rest[0], settings(rest.slice(1)).acks),
+  consume: () => consume(kafka, topic, rest[0], Number(rest[1])),
+  times: () => times(kafka, topic, Number(rest[0])),
+  seek: () => seek(kafka, topic, rest),
+  admin: () => admin(kafka, topic, rest[0]),
+};
 run[command]().catch((error) => {
   console.error(error);
   process.exit(1);
