@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -382,3 +383,79 @@ async def test_a_failure_to_write_the_clean_mark_is_reported_and_lets_the_lock_g
     with pytest.raises(WalFailed, match="closing"):
         await log.close()
     assert await recovered(path) == [b"x"]
+
+
+class UnsyncedNames(FaultyFiles):
+    """Knows which names are durable, and which files were written to before theirs was."""
+
+    def __init__(self, path: str, faults: Faults) -> None:
+        super().__init__(path, faults)
+        self.unsynced: set[str] = set()
+        self.written_too_early: set[str] = set()
+        self.sync_errors = 0
+
+    def create(self, name: str, size: int, *, fill: bool) -> File:  # type: ignore[override]
+        self.unsynced.add(name)
+        return NamedFile(super().create(name, size, fill=fill), name, self)
+
+    def rename(self, old: str, new: str) -> None:
+        super().rename(old, new)
+        self.unsynced.add(new)
+
+    def sync(self) -> None:
+        if self.sync_errors:
+            self.sync_errors -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        # A writer that waits for a segment would use the time.
+        time.sleep(0.05)
+        super().sync()
+        self.unsynced.clear()
+
+
+class NamedFile(FaultyFile):
+    def __init__(self, file: File, name: str, files: UnsyncedNames) -> None:
+        super().__init__(file, files._faults)
+        self._name = name
+        self._files = files
+
+    def write(self, pieces: Sequence[Buffer], offset: int) -> None:
+        if self._name in self._files.unsynced and self._name.endswith(".wal"):
+            self._files.written_too_early.add(self._name)
+        super().write(pieces, offset)
+
+
+async def open_watched(path: Path) -> tuple[FileWal, UnsyncedNames]:
+    files: list[UnsyncedNames] = []
+
+    def open_files(name: str) -> UnsyncedNames:
+        files.append(UnsyncedNames(name, Faults()))
+        return files[0]
+
+    return await open_file_wal(str(path), 1, SETTINGS, open_files), files[0]
+
+
+async def test_no_record_is_written_to_a_segment_whose_name_is_not_durable(path: Path) -> None:
+    log, files = await open_watched(path)
+    for _ in range(3):
+        log.append([bytes(SEGMENT_SIZE // 2)])
+        await log.flush()
+    assert files.written_too_early == set()
+    await log.close()
+
+
+async def test_segments_are_not_lost_to_a_directory_sync_that_failed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wal.file.log._RETRY_INTERVAL_S", 0.01)
+    log, files = await open_watched(path)
+    async with asyncio.timeout(10):
+        for _ in range(6):
+            for _ in range(2):
+                log.append([bytes(SEGMENT_SIZE // 2)])
+                await log.flush()
+            files.sync_errors = 1
+            log.trim(log.end_position)
+            await until(lambda: log._starved is not None)
+            await until(lambda: log._starved is None)
+    await log.close()
+    assert await recovered(path) == []

@@ -62,6 +62,8 @@ class SegmentPool:
         self._kept_count = kept_count
         self._next_sequence = 1
         self._sealed: deque[Segment] = deque()
+        self._unnamed: deque[Segment] = deque()
+        """Empty segments whose names are not durable yet."""
         self.count = 0
         """Segments that exist, in whatever state."""
         self.ready: SimpleQueue[Segment | None] = SimpleQueue()
@@ -82,14 +84,17 @@ class SegmentPool:
         if self.count == 0:
             # Zeros are for the later ones, which are made in the background: start-up does not wait for them.
             self._create(fill=False)
-        self._files.sync()
+        self._publish()
 
     def prepare(self) -> bool:
         """Make at most one segment. False if there are enough ready ones, or there may be no more. Raises OSError."""
+        if self._unnamed:
+            # An earlier sync failed.
+            self._publish()
         if self.ready.qsize() >= self._spare_count or self.count >= self._count_max:
             return False
         self._create(fill=True)
-        self._files.sync()
+        self._publish()
         return True
 
     @property
@@ -115,40 +120,41 @@ class SegmentPool:
             trim_position=trim_position,
             end_position=max(durable_position, trim_position),
         )
-        recycled: list[Segment] = []
         while sealed and sealed[0].end_position <= trim_position:
             segment = sealed[0]
-            if self.ready.qsize() + len(recycled) < self._kept_count:
-                sequence = self._take_sequence()
-                self._files.rename(segment_name(segment.sequence), segment_name(sequence))
-                recycled.append(Segment(sequence, segment.file))
+            if self.ready.qsize() + len(self._unnamed) < self._kept_count:
+                self._recycle(segment_name(segment.sequence), segment.file)
             else:
                 self._files.remove(segment_name(segment.sequence))
                 segment.file.close()
                 self.count -= 1
             sealed.popleft()
-        self._files.sync()
-        for segment in recycled:
-            self.ready.put(segment)
+        self._publish()
 
     def close(self) -> None:
         while not self.ready.empty():
             segment = self.ready.get()
             if segment is not None:
                 segment.file.close()
-        for segment in self._sealed:
+        for segment in (*self._sealed, *self._unnamed):
             segment.file.close()
+
+    def _publish(self) -> None:
+        """Make names durable, and only then give out what bears them: a record is as durable as its file's name."""
+        self._files.sync()
+        while self._unnamed:
+            self.ready.put(self._unnamed.popleft())
 
     def _create(self, *, fill: bool) -> None:
         sequence = self._take_sequence()
         file = self._files.create(segment_name(sequence), self._segment_size, fill=fill)
         self.count += 1
-        self.ready.put(Segment(sequence, file))
+        self._unnamed.append(Segment(sequence, file))
 
     def _recycle(self, name: str, file: File) -> None:
         sequence = self._take_sequence()
         self._files.rename(name, segment_name(sequence))
-        self.ready.put(Segment(sequence, file))
+        self._unnamed.append(Segment(sequence, file))
 
     def _take_sequence(self) -> int:
         sequence = self._next_sequence
