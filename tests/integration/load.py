@@ -269,7 +269,7 @@ def read_log(bootstrap: str, topic: str, partitions: int) -> list[Seen]:
         position = 0
         while position < end:
             assert time.monotonic() < deadline, f"partition {partition} stands at {position} of {end}"
-            for message in consumer.consume(1000, 1.0):
+            for message in consumer.consume(1000, 0.1):
                 error = message.error()
                 if error is None:
                     log.append(seen_in(message))
