@@ -11,7 +11,7 @@ In a `TAILRACE_BROKER_...` variable an underscore stands for a dot. The file may
 name that is not known is refused in the file; in the environment it is ignored unless it begins with one of the two
 longer prefixes (container platforms put variables of their own there). Broker configs are validated by `BrokerConfig`.
 
-Read with the standard library on purpose; see docs/decisions/settings-without-a-framework.md.
+Read with the standard library on purpose; see docs/decisions/0002-settings-without-a-framework.md.
 """
 
 from __future__ import annotations

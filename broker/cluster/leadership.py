@@ -1,7 +1,7 @@
 """What clients are told of partitions: leader, replicas, in-sync replicas, or that there is no leader.
 
 A partition has one broker at a time; its data is in the object store. The replica list is the leader and as many other
-alive brokers as the replication factor allows, all of them in sync (docs/decisions, replica lists). A partition whose
+alive brokers as the replication factor allows, all of them in sync (docs/decisions/0003). A partition whose
 leader is not alive is offline: LEADER_NOT_AVAILABLE, leader -1.
 """
 

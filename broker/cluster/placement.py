@@ -37,7 +37,7 @@ def place_leaders(count: int, node_ids: Sequence[int], loads: Mapping[int, int],
 def replicas(leader: int, alive: Sequence[int], replication_factor: int) -> list[int]:
     """The replica list that clients are shown: the leader, then the alive brokers after it, up to the factor.
 
-    `alive` is sorted. Every alive broker can lead any partition, see docs/decisions on replica lists.
+    `alive` is sorted. Every alive broker can lead any partition, see docs/decisions/0003.
     """
     after = [node_id for node_id in alive if node_id > leader]
     before = [node_id for node_id in alive if node_id < leader]
