@@ -31,6 +31,7 @@ from broker.config.broker_config import BrokerConfig
 from broker.config.definition import ConfigError
 from broker.coordinator.group.service import GroupService
 from broker.data_dir import DataDirError, check_data_dir, claim_data_dir, prepare_data_dir
+from broker.fetch_memory import FetchMemory
 from broker.fetch_sessions import FetchSessions
 from broker.lease import Lease
 from broker.log_setup import configure_logging
@@ -233,7 +234,7 @@ async def _register(
     """Take this node's place: fence, register, hold the lease, recover what is left. Returns the broker epoch."""
     own_wal = await fence_own_wal(settings.wal_url)
     try:
-        epoch, asked_at = await register(catalog, settings, advertised, own_wal is not None)
+        epoch, asked_at = await register(catalog, settings, advertised, own_wal)
         lease = Lease(catalog, settings.node_id, epoch, settings.lease_ms, asked_at, ending.fail)
         lease.start()
         stack.push_async_callback(lease.stop)
@@ -256,7 +257,7 @@ async def _open_storage(
     ending: Ending,
 ) -> S3Storage:
     wal = await open_wal(settings.wal_url, epoch=epoch)
-    reader = BlockReader(store)
+    reader = BlockReader(store, cache_size=settings.storage.block_cache_size_max)
     stack.push_async_callback(reader.close)
     storage = S3Storage(
         catalog, store, wal, reader, settings.node_id, epoch, settings.storage, may_confirm=lease.is_held
@@ -311,6 +312,7 @@ async def _open_services(
         fetch_sessions=FetchSessions(config.max_incremental_fetch_session_cache_slots),
         producer_ids=producer_ids,
         now_ms=now_ms,
+        fetch_memory=FetchMemory(settings.storage.fetch_memory_max),
     )
 
 

@@ -28,6 +28,7 @@ class RequestContext:
         "correlation_id",
         "listener",
         "principal",
+        "reserved_size",
         "throttle_time_ms",
     )
 
@@ -51,6 +52,9 @@ class RequestContext:
         self.listener = listener
         self.principal = principal
         self.throttle_time_ms = 0
+        self.reserved_size = 0
+        """Bytes of the fetch memory that a handler charged before it returned an awaitable; the connection releases
+        them when the response is handed to the transport."""
 
 
 class Deferred:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from broker.fetch_memory import FetchMemory
+from s3stream.settings import FETCH_MEMORY_MAX
 
 if TYPE_CHECKING:
     from broker.cluster.image import MetadataImage
@@ -37,3 +40,4 @@ class Services:
     fetch_sessions: FetchSessions
     producer_ids: ProducerIds
     now_ms: Callable[[], int]
+    fetch_memory: FetchMemory = field(default_factory=lambda: FetchMemory(FETCH_MEMORY_MAX))

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
+FETCH_MEMORY_MAX = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class StorageSettings:
-    """Together with the block cache the defaults keep a loaded broker well below 700 MiB.
+    """The defaults keep a loaded broker below 700 MB; see docs/memory.md.
 
     Sizes of un-uploaded and cached data are accounted sizes: payload plus a constant for each batch.
     """
 
     cache_size_max: int = 256 * MIB
     """Log cache: un-uploaded data plus what stays in memory for tail reads after its upload."""
+    block_cache_size_max: int = 96 * MIB
+    """Blocks that were read from objects. A quarter of it may be in flight besides, for readers that go on."""
+    fetch_memory_max: int = FETCH_MEMORY_MAX
+    """Fetch responses that are being read from objects, or that clients have not taken."""
     block_size: int = 32 * MIB
     """A block of the log cache, hence a stream set object, is uploaded when it is this large. Larger blocks cost fewer
     PUTs and more memory in flight."""

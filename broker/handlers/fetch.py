@@ -10,7 +10,8 @@ directory id; v18 a follower's high watermark.
 * The fetch waits until `min_bytes` are readable or `max_wait_ms` are over; errors are answered at once.
 * Every reader is a consumer here: brokers do not replicate from each other, so `replica_id` has no effect, and there is
   no preferred read replica.
-* The records of a response are the buffers of the log cache themselves.
+* The records of a response are the buffers of the log cache themselves. Responses are smaller than asked for while
+  other clients do not take theirs (`broker.fetch_memory`).
 """
 
 from __future__ import annotations
@@ -60,12 +61,14 @@ def handle(
     fetch = Fetch(
         services,
         context.targets,
-        min(request.max_bytes, services.config.fetch_max_bytes),
+        services.fetch_memory.grant(min(request.max_bytes, services.config.fetch_max_bytes)),
         request.min_bytes,
         request.isolation_level,
     )
     fetch.read()
     if fetch.cold:
+        ctx.reserved_size = sum(max_size for _, max_size in fetch.cold)
+        services.fetch_memory.charge(ctx.reserved_size)
         return _answer_cold(services, ctx, context, fetch)
     if request.max_wait_ms <= 0 or fetch.size >= fetch.min_size or fetch.answer_now or not fetch.targets:
         return _respond(services, ctx, context, fetch)

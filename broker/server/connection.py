@@ -26,6 +26,7 @@ import structlog
 from broker.handlers.api_versions import unsupported_version_response
 from broker.request import RequestContext
 from broker.server.dispatch import AWAITABLE, DEFERRED, MESSAGE, NOTHING, Api, result_kind
+from broker.server.limits import STALL_SIZE
 from broker.server.receiver import Receiver
 from broker.server.slot import Slot
 from protocol.api_keys import ApiKey
@@ -63,16 +64,19 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_apis",
+        "_fetch_memory",
         "_flush_scheduled",
         "_loop",
         "_memory",
         "_open_frame_charged",
+        "_open_frame_seen",
         "_paused",
         "_receiver",
         "_server",
         "_services",
         "_slots",
         "_transport",
+        "_unsent_charged",
         "active",
         "client_host",
         "closed",
@@ -86,12 +90,15 @@ class Connection(asyncio.BufferedProtocol):
         self._services = server.services
         self._apis = server.apis
         self._memory = server.memory
+        self._fetch_memory = server.fetch_memory
         self._loop = server.loop
         self._receiver = Receiver(server.chunk, server.limits.socket_request_max_bytes)
         self._slots: deque[Slot] = deque()
         self._paused = 0
         self._flush_scheduled = False
         self._open_frame_charged = 0
+        self._open_frame_seen = 0
+        self._unsent_charged = 0
         self._transport: asyncio.Transport = None  # type: ignore[assignment]
         self.connection_id = 0
         self.client_host = ""
@@ -122,18 +129,22 @@ class Connection(asyncio.BufferedProtocol):
         self._serve()
 
     def pause_writing(self) -> None:
+        self._charge_unsent(self._transport.get_write_buffer_size())
         self.pause(WRITING)
 
     def resume_writing(self) -> None:
+        self._charge_unsent(0)
         self.resume(WRITING)
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        self._charge_unsent(0)
         memory = self._memory
         memory.release(self._open_frame_charged)
         for slot in self._slots:
             memory.release(slot.size)
+            self._fetch_memory.release(slot.reserved_size)
             deferred, slot.deferred = slot.deferred, None
             if deferred is not None:
                 deferred.on_complete = None
@@ -216,6 +227,7 @@ class Connection(asyncio.BufferedProtocol):
                 slot.deferred = result
                 result.on_complete = slot.deferred_completed
         elif kind == AWAITABLE:
+            slot.reserved_size = context.reserved_size
             slot.task = self._server.start_task(slot.run(result))
         else:
             slot.settle(result)
@@ -259,6 +271,7 @@ class Connection(asyncio.BufferedProtocol):
     def _open_frame_done(self) -> None:
         self._memory.release(self._open_frame_charged)
         self._open_frame_charged = 0
+        self._open_frame_seen = -STALL_SIZE  # the next one counts as moving
         self._memory.frame_done(self)
 
     def _wait_for_memory(self) -> None:
@@ -273,6 +286,33 @@ class Connection(asyncio.BufferedProtocol):
                 self._memory.wait(self._memory_available)
             else:
                 self.resume(MEMORY)
+
+    @property
+    def stalled_request_size(self) -> int:
+        """What the request that is being received holds of the memory, if hardly a byte of it came since `look`.
+
+        Whether the client sends none or we read none makes no difference. Back-pressure of the storage does: 0 then.
+        """
+        if self._paused & PRESSURE or self._receiver.open_frame_received - self._open_frame_seen >= STALL_SIZE:
+            return 0
+        return self._open_frame_charged
+
+    @property
+    def stalled_response_size(self) -> int:
+        """Bytes that the client did not take, if it took hardly any since `look`."""
+        if self._unsent_charged and self._unsent_charged - self._transport.get_write_buffer_size() < STALL_SIZE:
+            return self._unsent_charged
+        return 0
+
+    def look(self) -> None:
+        """What `stalled_...` compare with from now on."""
+        self._open_frame_seen = self._receiver.open_frame_received
+        if self._unsent_charged:
+            self._charge_unsent(self._transport.get_write_buffer_size())
+
+    def _charge_unsent(self, size: int) -> None:
+        self._fetch_memory.charge(size - self._unsent_charged)
+        self._unsent_charged = size
 
     # -- responses out ----------------------------------------------------------------------------------------------
 
@@ -313,6 +353,7 @@ class Connection(asyncio.BufferedProtocol):
                 break
             slot = slots.popleft()
             released += slot.size
+            self._fetch_memory.release(slot.reserved_size)
             if slot.response is not None:
                 try:
                     pieces = encode_response(slot.api.key, slot.version, slot.correlation_id, slot.response)

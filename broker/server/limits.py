@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from broker.config.broker_config import BrokerConfig
 
 
-REQUEST_MEMORY_MAX = 134_217_728
+STALL_SIZE = 65_536
+REQUEST_MEMORY_MAX = 100_663_296
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,13 @@ class ServerLimits:
     connections_max_idle_ms: int = 600_000
     in_flight_requests_max: int = 500
     """Requests of one connection that are dispatched and not answered; beyond it the connection is not read."""
-    write_buffer_size_max: int = 1_048_576
+    write_buffer_size_max: int = 262_144
     """Response bytes handed to the transport of one connection and not sent, before it is no longer read nor served."""
     request_memory_max: int = REQUEST_MEMORY_MAX
     """Bytes of received requests in memory, over all connections, before reading pauses."""
+    stall_ms: int = 10_000
+    """While memory is short, a connection that holds some of it and moves less than `STALL_SIZE` bytes in this time is
+    closed: half a request that does not go on, or responses that are not taken."""
     stop_grace_ms: int = 3_000
     """How long a graceful stop waits for requests in flight."""
 
@@ -73,6 +77,10 @@ class RequestMemory:
             self._exempt = reader
             return False
         return True
+
+    @property
+    def is_full(self) -> bool:
+        return self.size >= self.size_max
 
     def wait(self, resume: Callable[[], None]) -> None:
         """Call `resume` once when there is room."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 import structlog
@@ -49,6 +50,7 @@ class Server:
         self.limits = limits or ServerLimits()
         self.loop = asyncio.get_running_loop()
         self.memory = RequestMemory(self.limits.request_memory_max)
+        self.fetch_memory = services.fetch_memory
         self.chunk = bytearray(CHUNK_SIZE)
         self.connections: set[Connection] = set()
         self.producers_paused = False
@@ -57,6 +59,7 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._next_connection_id = 1
         self._drained = asyncio.Event()
         self._report_second = 0
@@ -66,6 +69,7 @@ class Server:
         """Accept connections on a socket from `bind`, which belongs to the server from now on."""
         self._listener = await self.loop.create_server(lambda: Connection(self), sock=listening, backlog=BACKLOG)
         self._idle_timer = self.loop.call_later(self._idle_interval, self._close_idle)
+        self._stall_timer = self.loop.call_later(self._stall_interval, self._close_stalled)
 
     def pause_producers(self, paused: bool) -> None:
         """Back-pressure of the storage: connections that have produced are not read while `paused`."""
@@ -80,8 +84,9 @@ class Server:
     async def stop(self) -> None:
         """Accept and read nothing more, let requests in flight finish (long polls not), then close. Idempotent."""
         self.is_stopping = True
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        for timer in (self._idle_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
         if self._listener is not None:
             self._listener.close()
         for connection in list(self.connections):
@@ -172,3 +177,30 @@ class Server:
             ):
                 connection.abort()
         self._idle_timer = self.loop.call_later(self._idle_interval, self._close_idle)
+
+    # -- connections that hold memory and do not move ----------------------------------------------------------------
+
+    @property
+    def _stall_interval(self) -> float:
+        return self.limits.stall_ms / 1000
+
+    def _close_stalled(self) -> None:
+        memory, fetch_memory = self.memory, self.fetch_memory
+        if memory.is_full:
+            stalled = ((each.stalled_request_size, each) for each in self.connections)
+            self._make_room(memory.size - memory.size_max // 2, stalled, "a request that does not go on")
+        if fetch_memory.is_short:
+            stalled = ((each.stalled_response_size, each) for each in self.connections)
+            self._make_room(fetch_memory.size - fetch_memory.size_max // 2, stalled, "responses that are not taken")
+        for connection in self.connections:
+            connection.look()
+        self._stall_timer = self.loop.call_later(self._stall_interval, self._close_stalled)
+
+    def _make_room(self, excess: int, stalled: Iterable[tuple[int, Connection]], what: str) -> None:
+        """The largest first, until half of the memory is free: a client that was only unlucky tries again."""
+        for size, connection in sorted(stalled, key=itemgetter(0), reverse=True):
+            if excess <= 0 or not size:
+                return
+            excess -= size
+            self.report_closed(connection, f"{what} took {size} bytes while memory is short")
+            connection.abort()

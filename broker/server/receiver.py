@@ -58,6 +58,10 @@ class Receiver:
         return len(self._frame) if self._frame is not None else 0
 
     @property
+    def open_frame_received(self) -> int:
+        return self._frame_received if self._frame is not None else 0
+
+    @property
     def in_frame(self) -> bool:
         return self._frame is not None
 

@@ -14,9 +14,20 @@ if TYPE_CHECKING:
 
 
 class Slot:
-    """`size` is what the request takes of the request memory until the slot is answered."""
+    """Until it is answered, `size` counts in the request memory and `reserved_size` in the fetch memory."""
 
-    __slots__ = ("api", "connection", "correlation_id", "deferred", "done", "response", "size", "task", "version")
+    __slots__ = (
+        "api",
+        "connection",
+        "correlation_id",
+        "deferred",
+        "done",
+        "reserved_size",
+        "response",
+        "size",
+        "task",
+        "version",
+    )
 
     def __init__(self, connection: Connection, api: Api, version: int, correlation_id: int, size: int) -> None:
         self.connection = connection
@@ -24,6 +35,7 @@ class Slot:
         self.version = version
         self.correlation_id = correlation_id
         self.size = size
+        self.reserved_size = 0
         self.done = False
         self.response: Any = None
         self.deferred: Deferred | None = None

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from broker.config.broker_config import BrokerConfig
+from broker.fetch_memory import FetchMemory
 from broker.server.dispatch import Api
 from broker.server.limits import ServerLimits
 from broker.server.listener import Server, bind
 from protocol.api_keys import ApiKey
 from protocol.codec import decode_response, encode_request, request_class, supported_versions
+from s3stream.settings import FETCH_MEMORY_MAX
 
 TIMEOUT_S = 5.0
 
@@ -29,7 +31,7 @@ async def serving(
     for key, handle in handlers.items():
         low, high = supported_versions(key)
         apis[int(key)] = Api(key, low, high, handle)
-    services: Any = SimpleNamespace(config=BrokerConfig(broker_configs))
+    services: Any = SimpleNamespace(config=BrokerConfig(broker_configs), fetch_memory=FetchMemory(FETCH_MEMORY_MAX))
     server = Server(services, apis, limits)
     listening = bind("127.0.0.1", 0)
     server.address = listening.getsockname()  # type: ignore[attr-defined]
