@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from .admin import create_topic
 from .clients import CLIENTS, kafka_classpath, need, record
@@ -30,6 +31,14 @@ def run(tool: str, *arguments: object, stdin: str = "", timeout: float = 90) -> 
         f"{tool} {arguments}: exit {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     )
     return done.stdout
+
+
+def java_hash(text: str) -> int:
+    """Java's String.hashCode without its sign bit, by which Kafka finds a group's partition."""
+    found = 0
+    for character in text:
+        found = 31 * found + ord(character) & 0xFFFFFFFF
+    return found & 0x7FFFFFFF
 
 
 def test_console_producer_and_consumer(bootstrap: str, topic: str) -> None:
@@ -117,14 +126,20 @@ def test_console_consumer_formats_the_offsets_topic(bootstrap: str, topic: str) 
     CLIENTS[0].produce(bootstrap, topic, [record(b"k", b"v", BASE_TIME + i, partition=0) for i in range(25)])
     CLIENTS[0].consume(bootstrap, topic, group, 25)
 
+    reader = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused"})
+    place = TopicPartition("__consumer_offsets", java_hash(group) % 50)
+    first, end = reader.get_watermark_offsets(place, timeout=30)
+    reader.close()
+
     def formatted(kind: str) -> list[dict[str, Any]]:
-        """What the formatter made of the group's records, one object a record."""
+        """What the formatter made of the group's records: objects with nothing between them."""
         out = run(
             "org.apache.kafka.tools.consumer.ConsoleConsumer",
-            *("--bootstrap-server", bootstrap, "--topic", "__consumer_offsets", "--from-beginning"),
-            *("--timeout-ms", 3000, "--formatter", f"org.apache.kafka.tools.consumer.{kind}"),
+            *("--bootstrap-server", bootstrap, "--topic", place.topic, "--partition", place.partition),
+            *("--offset", "earliest", "--max-messages", end - first),
+            *("--formatter", f"org.apache.kafka.tools.consumer.{kind}"),
         )
-        found = (json.loads(line) for line in out.splitlines() if line.startswith("{"))
+        found = [json.loads(text) for text in out.replace('}{"key"', '}\n{"key"').splitlines()]
         return [each for each in found if each["key"]["data"]["group"] == group]
 
     committed = formatted("OffsetsMessageFormatter")[-1]

@@ -187,6 +187,7 @@ func seek(ctx context.Context, bootstrap, topic string, offsets []string) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumePartitions(
 		map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().AtStart()}}))
 	check(err)
+	check(client.PollRecords(ctx, 1).Err()) // offsets can be set only once the partition is consumed
 	for _, text := range offsets {
 		offset, err := strconv.ParseInt(text, 10, 64)
 		check(err)
@@ -237,8 +238,11 @@ func admin(ctx context.Context, bootstrap, topic, group string) {
 	alteredTo := config("max.message.bytes")
 	_, err = adm.DeleteTopic(ctx, made)
 	check(err)
-	after, err := adm.ListTopics(ctx)
+	fresh, err := kgo.NewClient(kgo.SeedBrokers(bootstrap)) // a client may answer from its metadata cache
 	check(err)
+	after, err := kadm.NewClient(fresh).ListTopics(ctx)
+	check(err)
+	fresh.Close()
 	write(map[string]any{
 		"partitions": len(topics[made].Partitions), "retention": retention, "altered": alteredTo,
 		"group": groups[group].State, "group_listed": listed[group].Group == group,
