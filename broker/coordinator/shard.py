@@ -35,7 +35,7 @@ log = structlog.get_logger()
 BATCH_SIZE_MAX = 512 * 1024
 """Bytes of keys and values after which a batch leaves before the loop's turn ends."""
 
-_REPLAYED_PER_TURN = 1000
+_REPLAYED_PER_TURN = 250
 _RECORD_OVERHEAD = 32
 """At most what a record's lengths, deltas and attributes take in a batch."""
 
@@ -112,12 +112,17 @@ class Shard(Generic[M]):
         different keys.
         """
         latest: dict[bytes, bytes] = {}
+        read_count = 0
         async for chunk in self._log.read_all():
             for (key, value), _ in chunk:
                 if value is None:
                     latest.pop(key, None)
                 else:
                     latest[key] = value
+            read_count += len(chunk)
+            if read_count >= _REPLAYED_PER_TURN:
+                read_count = 0
+                await asyncio.sleep(0)
         machine = self.machine = self._new_machine(self.timers)
         for count, (key, value) in enumerate(latest.items(), 1):
             record = machine.decode(key, value)

@@ -8,6 +8,7 @@ they are open, which `require_stable` fetches and expiry already look at.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from broker.coordinator.errors import CoordinatorError
@@ -38,8 +39,8 @@ from protocol.messages.offset_fetch import (
 from protocol.types import ZERO_UUID
 
 _GROUP_ID_NOT_FOUND_SINCE = 9
-_SWEPT_PER_EVENT = 2000
-"""Offsets that one step of the expiry looks at, so that it never holds the loop for long."""
+_SWEPT_PER_EVENT = 500
+"""Offsets that one step over all groups looks at, so that it never holds the loop for long."""
 _SWEEP_PAUSE_MS = 5
 
 
@@ -168,12 +169,25 @@ class Offsets:
             results.append(OffsetDeleteResponseTopic(name=topic.name, partitions=partitions))
         out.answer(reply, OffsetDeleteResponse(topics=results))
 
-    def forget_topics(self, out: Outcome, names: Sequence[str]) -> None:
-        """These topics were deleted: so are all offsets of theirs."""
-        for group in self._groups.values():
-            for name in names:
-                for index in group.offsets.get(name, ()):
+    def forget_topic(self, out: Outcome, name: str, topic_id: bytes) -> None:
+        """This topic was deleted: so are all offsets of it, but not those of one that has its name since."""
+        self._forget([*self._groups], name, topic_id, out)
+
+    def _forget(self, group_ids: list[str], name: str, topic_id: bytes, out: Outcome) -> None:
+        """One step over the groups; the next follows soon."""
+        looked_at = 0
+        while group_ids and looked_at < _SWEPT_PER_EVENT:
+            group = self._groups.get(group_ids.pop())
+            if group is None:
+                continue
+            committed = group.offsets.get(name, {})
+            looked_at += 1 + len(committed)
+            for index, each in committed.items():
+                if each.topic_id in (topic_id, ZERO_UUID):
                     out.write(OffsetCommit(group.group_id, name, index, None))
+        if group_ids:
+            event = partial(self._forget, group_ids, name, topic_id)
+            self._timers.schedule(("forget", topic_id.hex()), _SWEEP_PAUSE_MS, None, event)
 
     # -- expiry -----------------------------------------------------------------------------------------------------
     def start_expiry(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import structlog
 
@@ -38,6 +39,8 @@ log = structlog.get_logger()
 
 RELOAD_DELAY_S = 0.5
 """Between a failure of a shard's log and the next attempt to load it."""
+LOADS_AT_ONCE = 4
+"""Shards that load at the same time: each takes a share of every turn of the loop."""
 
 GroupOperation = Callable[[GroupMachine, Outcome], None]
 
@@ -60,7 +63,8 @@ class GroupService:
         self._now_ms = now_ms
         self._shards: dict[int, Shard[GroupMachine]] = {}
         self._loads: set[asyncio.Task[None]] = set()
-        self._topic_names: dict[object, str] = {}
+        self._load_places = asyncio.Semaphore(LOADS_AT_ONCE)
+        self._topic_names: dict[UUID, str] = {}
         self._unsubscribe: Callable[[], None] | None = None
         self._running = False
 
@@ -169,7 +173,8 @@ class GroupService:
     async def _load_shard(self, shard: Shard[GroupMachine]) -> None:
         while shard.state is ShardState.LOADING:
             try:
-                await shard.load()
+                async with self._load_places:
+                    await shard.load()
             except Exception as error:
                 log.warning("groups not loaded", partition=shard.index, error=str(error))
                 await asyncio.sleep(RELOAD_DELAY_S)
@@ -185,15 +190,17 @@ class GroupService:
     # -- following the image ----------------------------------------------------------------------------------------
     def _follow(self, changes: Changes) -> None:
         """Offsets of deleted topics go with them."""
-        deleted = []
         for topic_id, topic in changes.topics.items():
             if topic is not None:
                 self._topic_names[topic_id] = topic.name
-            elif (name := self._topic_names.pop(topic_id, None)) is not None and self._image.topic(name) is None:
-                deleted.append(name)
-        if deleted:
-            for shard in self._shards.values():
-                shard.submit(None, _unheard(), lambda machine, out: machine.offsets.forget_topics(out, deleted))
+            elif (name := self._topic_names.pop(topic_id, None)) is not None:
+                forget = partial(_forget_topic, name, topic_id.bytes)
+                for shard in [*self._shards.values()]:
+                    shard.submit(None, _unheard(), forget)
+
+
+def _forget_topic(name: str, topic_id: bytes, machine: GroupMachine, out: Outcome) -> None:
+    machine.offsets.forget_topic(out, name, topic_id)
 
 
 def _unheard() -> Reply:

@@ -10,6 +10,7 @@ from tests.broker.coordinator.harness import Coordinator, commit_error, offset_o
 HOUR_MS = 3_600_000
 RETENTION_MS = 24 * HOUR_MS
 EXPIRY = {"offsets_retention_ms": RETENTION_MS, "offsets_retention_check_interval_ms": HOUR_MS}
+TOPIC_ID = bytes(15) + b"1"
 
 
 def test_what_was_committed_is_fetched_with_metadata_and_leader_epoch() -> None:
@@ -143,10 +144,34 @@ def test_offsets_of_groups_that_are_no_consumers_are_deleted_once_they_are_empty
 
 def test_offsets_of_deleted_topics_go_with_them() -> None:
     coordinator = Coordinator()
-    coordinator.commit("g", {("gone", 0): 1, ("gone", 1): 1, ("kept", 0): 2})
-    coordinator.call(None, lambda code: code, lambda machine, out, _: machine.offsets.forget_topics(out, ["gone"]))
+    coordinator.commit("g", {("gone", 0): 1, ("gone", 1): 1}, topic_id=TOPIC_ID)
+    coordinator.commit("g", {("kept", 0): 2})
+    forget_topic(coordinator, "gone")
     coordinator.restart()
     assert [offset_of(coordinator.fetch("g", each)) for each in [("gone", 0), ("gone", 1), ("kept", 0)]] == [-1, -1, 2]
+
+
+def test_the_offsets_of_a_topic_that_was_made_anew_stay() -> None:
+    coordinator = Coordinator()
+    coordinator.commit("g", {("t", 0): 1}, topic_id=TOPIC_ID)
+    coordinator.commit("g", {("t", 1): 2}, topic_id=bytes(15) + b"2")
+    forget_topic(coordinator, "t")
+    assert [offset_of(coordinator.fetch("g", each)) for each in [("t", 0), ("t", 1)]] == [-1, 2]
+
+
+def test_many_offsets_of_a_deleted_topic_go_in_steps() -> None:
+    coordinator = Coordinator()
+    for group in range(20):
+        coordinator.commit(f"g{group}", {("gone", index): 1 for index in range(100)}, topic_id=TOPIC_ID)
+    batches = coordinator.log.append_count
+    forget_topic(coordinator, "gone")
+    coordinator.advance(1_000)
+    assert not coordinator.groups
+    assert coordinator.log.append_count - batches >= 3
+
+
+def forget_topic(coordinator: Coordinator, name: str) -> None:
+    coordinator.call(None, lambda code: code, lambda machine, out, _: machine.offsets.forget_topic(out, name, TOPIC_ID))
 
 
 # -- expiry ------------------------------------------------------------------------------------------------------------
