@@ -4,8 +4,10 @@ The order is the safety: a log is **fenced** (its owner is provably out), then i
 objects and committed, then the catalog is told, and only then the log is emptied. A crash anywhere in between leaves
 work that the next start does again.
 
-Proof that an owner is out is the free lock of its log, or a lease that has run out on the database's clock. A log that
-cannot be reached leaves the partitions of its broker offline, and a line in the log says so.
+Proof that an owner is out is the free lock of its log, or a lease that has run out on the database's clock. A log is
+known by the epoch it was last appended under, which is its broker's own: at the same address may lie the log of
+another machine, or a new one in the place of one that was lost. A log that cannot be reached leaves the partitions of
+its broker offline, and a line in the log says so.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import structlog
 
 from broker.lease import lease_clock
 from broker.settings import Address, Settings
+from s3stream.api import StorageError
 from s3stream.catalog.api import BrokerInfo, Catalog
 from s3stream.objectstore.api import ObjectStore
 from s3stream.recovery import recover_wal
@@ -26,6 +29,8 @@ from wal.api import RecoverableWal, WalError, WalLocked, WalUnreachable
 log = structlog.get_logger()
 
 EXPIRY_CHECK_S = 0.2
+EXPIRY_LEASES_MAX = 2
+"""A former broker of this node id that still holds its lease after so many of our own is alive."""
 
 
 class TakeoverError(Exception):
@@ -44,15 +49,17 @@ async def fence_own_wal(wal_url: str) -> RecoverableWal | None:
         ) from None
 
 
-async def register(catalog: Catalog, settings: Settings, advertised: Address, owns_wal: bool) -> tuple[int, float]:
+async def register(
+    catalog: Catalog, settings: Settings, advertised: Address, own_wal: RecoverableWal | None
+) -> tuple[int, float]:
     """Register this node; returns its broker epoch and when (`lease_clock`) it asked.
 
-    A former registration of this node id is ended first: at once if its log is the one that is held here (`owns_wal`)
-    or its lock is free, else when its lease has run out.
+    A former registration of this node id is ended first: at once if its log is the one that is held here (`own_wal`)
+    or its lock is free, else when its lease has run out. Raises TakeoverError if it is alive.
     """
     former = next((broker for broker in await catalog.brokers() if broker.node_id == settings.node_id), None)
     if former is not None and not former.closed:
-        await _end_former(catalog, former, owns_wal and former.wal_url == settings.wal_url)
+        await _end_former(catalog, former, settings, own_wal)
     asked_at = lease_clock()
     incarnation: UUID = uuid4()
     registered = await catalog.register_broker(
@@ -67,14 +74,25 @@ async def register(catalog: Catalog, settings: Settings, advertised: Address, ow
     return registered.epoch, asked_at
 
 
-async def _end_former(catalog: Catalog, former: BrokerInfo, proven: bool) -> None:
-    if proven or await _is_out(former):
+async def _end_former(catalog: Catalog, former: BrokerInfo, settings: Settings, own_wal: RecoverableWal | None) -> None:
+    if own_wal is not None and former.wal_url == settings.wal_url:
+        is_out = own_wal.epoch == former.epoch
+        # It ended, or lives on another machine, before it opened its log.
+        if not is_out and await catalog.fence_broker(former.node_id, former.epoch, only_idle=True):
+            return
+    else:
+        is_out = await _is_out(former)
+    if is_out:
         await catalog.fence_broker(former.node_id, former.epoch)
         return
+    deadline = lease_clock() + EXPIRY_LEASES_MAX * settings.lease_ms / 1000
     told = False
-    while True:
-        if await catalog.fence_broker(former.node_id, former.epoch, only_expired=True):
-            return
+    while not await catalog.fence_broker(former.node_id, former.epoch, only_expired=True):
+        if lease_clock() > deadline:
+            raise TakeoverError(
+                f"node id {former.node_id} is in use by the broker at {former.host}:{former.port}: "
+                "choose another one (--node-id N)"
+            )
         if not told:
             log.warning("waiting for the lease of the former broker of this node id", node=former.node_id)
             told = True
@@ -88,7 +106,7 @@ async def _is_out(broker: BrokerInfo) -> bool:
     except WalError:
         return False
     await wal.close()
-    return True
+    return wal.epoch == broker.epoch
 
 
 async def recover_logs(
@@ -105,30 +123,34 @@ async def recover_logs(
     await _fence_dead(catalog, settings.node_id)
     waiting = await catalog.unrecovered()
     if own_wal is not None:
-        own = [broker for broker in waiting if broker.wal_url == settings.wal_url]
+        own = [broker for broker in waiting if broker.epoch == own_wal.epoch]
         try:
             await _recover(catalog, store, settings, broker_epoch, own_wal, own)
         finally:
             await own_wal.close()
-        waiting = [broker for broker in waiting if broker.wal_url != settings.wal_url]
-    for wal_url in dict.fromkeys(broker.wal_url for broker in waiting):
-        owners = [broker for broker in waiting if broker.wal_url == wal_url]
-        node_ids = sorted({broker.node_id for broker in owners})
+        waiting = [broker for broker in waiting if broker not in own]
+    for broker in waiting:
         try:
-            wal = await fence_wal(wal_url)
-        except WalError as error:
+            await _recover_other(catalog, store, settings, broker_epoch, broker)
+        except (WalError, StorageError) as error:
             log.error(
-                "partitions stay offline: write-ahead log of a dead broker out of reach",
-                nodes=node_ids,
+                "partitions stay offline: write-ahead log of a dead broker not recovered",
+                node=broker.node_id,
+                epoch=broker.epoch,
                 error=str(error),
             )
-            continue
-        try:
-            await _recover(catalog, store, settings, broker_epoch, wal, owners)
-        except WalError as error:
-            log.error("partitions stay offline: write-ahead log not recovered", nodes=node_ids, error=str(error))
-        finally:
-            await wal.close()
+
+
+async def _recover_other(
+    catalog: Catalog, store: ObjectStore, settings: Settings, broker_epoch: int, broker: BrokerInfo
+) -> None:
+    wal = await fence_wal(broker.wal_url)
+    try:
+        if wal.epoch != broker.epoch:
+            raise WalUnreachable(f"the log at {broker.wal_url} is another one (epoch {wal.epoch})")
+        await _recover(catalog, store, settings, broker_epoch, wal, [broker])
+    finally:
+        await wal.close()
 
 
 async def _fence_dead(catalog: Catalog, node_id: int) -> None:

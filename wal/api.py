@@ -97,6 +97,10 @@ class Wal(Protocol):
 class RecoverableWal(Protocol):
     """The reading half: the owner is provably out for as long as this object is open."""
 
+    @property
+    def epoch(self) -> int:
+        """Under which the log was appended to last (0: never). It tells whose log this is: an address does not."""
+
     def records(self) -> AsyncIterator[list[WalRecord]]:
         """Untrimmed records in order, in chunks of a few MiB. A torn tail is dropped silently; raises WalCorrupt."""
 

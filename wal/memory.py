@@ -200,6 +200,10 @@ class MemoryRecoverableWal:
         log.locked = True
         return cls(log)
 
+    @property
+    def epoch(self) -> int:
+        return self._log.epoch
+
     async def records(self) -> AsyncIterator[list[WalRecord]]:
         chunk: list[WalRecord] = []
         size = 0

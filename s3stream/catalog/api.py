@@ -81,9 +81,12 @@ class BrokerInfo:
     fenced: bool = False
 
 
+NO_LEADER = -1
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionInfo:
-    """`leader` is a node id; `leader_epoch` grows with every change of it."""
+    """`leader` is a node id, or NO_LEADER; `leader_epoch` grows with every change of it."""
 
     index: int
     leader: int
@@ -180,12 +183,15 @@ class Catalog(Protocol):
         again (a lost answer) gets its current epoch. What the former registration left is in `unrecovered()`.
         """
 
-    async def fence_broker(self, node_id: int, epoch: int, *, only_expired: bool = False) -> bool:
+    async def fence_broker(
+        self, node_id: int, epoch: int, *, only_expired: bool = False, only_idle: bool = False
+    ) -> bool:
         """End this registration now; returns whether it is at an end (fenced, closed, recovered or forgotten).
 
         Without `only_expired` the caller has proof that its process can not acknowledge any more (the WAL's lock, a
-        seal). With it nothing happens unless the lease has run out by the database's clock. A registration that has no
-        stream open counts as recovered at once.
+        seal). With it nothing happens unless the lease has run out by the database's clock. With `only_idle` nothing
+        happens if it has a stream open; one that has none acknowledged nothing. A registration that has no stream open
+        counts as recovered at once.
         """
 
     async def unrecovered(self) -> list[BrokerInfo]:
@@ -214,7 +220,11 @@ class Catalog(Protocol):
         """Partition index -> new leader; bumps their leader epochs."""
 
     async def claim_partitions(self, node_id: int, broker_epoch: int) -> int:
-        """Give this broker every partition whose leader is closed, or fenced and recovered. Returns how many."""
+        """Give this broker every partition whose leader is closed, or fenced and recovered. Returns how many.
+
+        A partition of this node id that a former registration has left unrecovered gets NO_LEADER: nobody may open it,
+        until the log that has its tail is recovered and it is claimed.
+        """
 
     async def alter_configs(self, resource_type: str, name: str, changes: Mapping[str, str | None]) -> None:
         """None removes. For type "topic" the name is the topic's. Raises UnknownTopic."""

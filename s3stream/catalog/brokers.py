@@ -70,14 +70,15 @@ def register(
     return _info(tx.execute(select(*_COLUMNS).where(_is(node_id, epoch))).one())
 
 
-def fence(tx: Connection, node_id: int, epoch: int, only_expired: bool) -> bool:
+def fence(tx: Connection, node_id: int, epoch: int, only_expired: bool, only_idle: bool) -> bool:
     seq = begin_change(tx)
     row = tx.execute(select(*_COLUMNS).where(_is(node_id, epoch)).with_for_update()).one_or_none()
     if row is None or row.state != ACTIVE:
         return True
-    if only_expired and row.leased:
+    has_open_streams = _has_open_streams(tx, epoch)
+    if (only_expired and row.leased) or (only_idle and has_open_streams):
         return False
-    state = FENCED if _has_open_streams(tx, epoch) else RECOVERED
+    state = FENCED if has_open_streams else RECOVERED
     tx.execute(update(brokers).where(_is(node_id, epoch)).values(state=state, lease_end_ms=0))
     record_changes(tx, seq, BROKER_CHANGED, [str(node_id)])
     return True

@@ -45,8 +45,12 @@ class SqlCatalog:
 
         return await self._database.write(transaction, idempotent=True)
 
-    async def fence_broker(self, node_id: int, epoch: int, *, only_expired: bool = False) -> bool:
-        return await self._database.write(lambda tx: brokers.fence(tx, node_id, epoch, only_expired), idempotent=True)
+    async def fence_broker(
+        self, node_id: int, epoch: int, *, only_expired: bool = False, only_idle: bool = False
+    ) -> bool:
+        return await self._database.write(
+            lambda tx: brokers.fence(tx, node_id, epoch, only_expired, only_idle), idempotent=True
+        )
 
     async def unrecovered(self) -> list[BrokerInfo]:
         return await self._database.read(brokers.unrecovered)

@@ -7,9 +7,10 @@ from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from s3stream.catalog.api import CatalogError, NewTopic, PartitionInfo, TopicExists, TopicInfo, UnknownTopic
+from s3stream.catalog.api import NO_LEADER, CatalogError, NewTopic, PartitionInfo, TopicExists, TopicInfo, UnknownTopic
 from s3stream.catalog.locks import begin_change, chunks, record_changes, require_broker, take
 from s3stream.catalog.objects import retire_dead
 from s3stream.catalog.schema import (
@@ -90,16 +91,24 @@ def set_leaders(tx: Connection, topic_id: UUID, leaders: Mapping[int, int]) -> T
 def claim_partitions(tx: Connection, node_id: int, broker_epoch: int) -> int:
     seq = begin_change(tx)
     require_broker(tx, node_id, broker_epoch)
+    lost = select(streams.c.stream_id).where(
+        streams.c.broker_epoch.in_(select(brokers.c.epoch).where(brokers.c.state == FENCED)),
+    )
+    unrecovered = or_(partitions.c.log_stream_id.in_(lost), partitions.c.state_stream_id.in_(lost))
     # A leader that never registered holds nothing back either.
-    held = exists().where(brokers.c.node_id == partitions.c.leader, brokers.c.state.in_([ACTIVE, FENCED]))
-    claimed = tx.execute(
-        update(partitions)
-        .where(and_(partitions.c.leader != node_id, ~held))
-        .values(leader=node_id, leader_epoch=partitions.c.leader_epoch + 1)
-        .returning(partitions.c.topic_id)
-    ).all()
-    record_changes(tx, seq, TOPIC_CHANGED, sorted({row.topic_id.hex for row in claimed}))
+    held = exists().where(brokers.c.node_id == partitions.c.leader, brokers.c.state == ACTIVE)
+    claimed = tx.execute(_move_leader(node_id).where(and_(partitions.c.leader != node_id, ~held, ~unrecovered))).all()
+    offline = tx.execute(_move_leader(NO_LEADER).where(and_(partitions.c.leader == node_id, unrecovered))).all()
+    record_changes(tx, seq, TOPIC_CHANGED, sorted({row.topic_id.hex for row in (*claimed, *offline)}))
     return len(claimed)
+
+
+def _move_leader(leader: int) -> ReturningUpdate[tuple[UUID]]:
+    return (
+        update(partitions)
+        .values(leader=leader, leader_epoch=partitions.c.leader_epoch + 1)
+        .returning(partitions.c.topic_id)
+    )
 
 
 def alter_configs(tx: Connection, resource_type: str, name: str, values: Mapping[str, str | None]) -> None:

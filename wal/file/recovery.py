@@ -22,6 +22,10 @@ class RecoverableFileWal:
         self._closed = False
         self._end: int | None = None
 
+    @property
+    def epoch(self) -> int:
+        return self._checkpoint.current.epoch
+
     async def records(self) -> AsyncIterator[list[WalRecord]]:
         reader = LogReader(self._files, self._checkpoint.current)
         chunks = reader.records()
