@@ -16,6 +16,10 @@ class LogUnavailable(Exception):
     """The partition is no longer led here, or its storage failed: the outcome of pending appends is unknown."""
 
 
+class LogFull(Exception):
+    """No room at present. Nothing was appended; the same may be tried again."""
+
+
 class CoordinatorLog(Protocol):
     """Appends happen on the loop's thread and never block."""
 
@@ -27,7 +31,7 @@ class CoordinatorLog(Protocol):
         """The high watermark."""
 
     def append(self, records: Sequence[KeyValue], timestamp_ms: int) -> int:
-        """Append as one batch; returns the end offset after it. Raises LogUnavailable, or ValueError if too large."""
+        """Append as one batch; returns the end offset after it. Raises LogUnavailable or LogFull."""
 
     def when_durable(self, end_offset: int, callback: Callable[[Exception | None], None]) -> None:
         """Call back, in order of offsets, once `durable_offset` >= end_offset, or with LogUnavailable."""

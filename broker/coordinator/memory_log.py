@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from broker.coordinator.log import KeyValue, LogUnavailable
+from broker.coordinator.log import KeyValue, LogFull, LogUnavailable
 
 _CHUNK = 100
 
@@ -19,6 +19,8 @@ class MemoryLog:
         self.durable_offset = len(self.records)
         self.append_count = 0
         self.failed = False
+        self.full = False
+        """Appends are refused for as long as this is set."""
         self._auto_sync = auto_sync
         self._waiting: list[tuple[int, Callable[[Exception | None], None]]] = []
 
@@ -29,6 +31,8 @@ class MemoryLog:
     def append(self, records: Sequence[KeyValue], timestamp_ms: int) -> int:
         if self.failed:
             raise LogUnavailable("log has failed")
+        if self.full:
+            raise LogFull("log is full")
         self.append_count += 1
         self.records.extend((record, timestamp_ms) for record in records)
         if self._auto_sync:

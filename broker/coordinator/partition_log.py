@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from broker.coordinator.log import KeyValue, LogUnavailable
+from broker.coordinator.log import KeyValue, LogFull, LogUnavailable
 from broker.partition.errors import PartitionError
 from broker.partition.partition import Partition
 from protocol.records import Codec, Record, build_batch, decode_records, iter_batches
 from protocol.records.header import CONTROL
-from s3stream.api import StorageError
+from s3stream.api import StorageError, StorageFull
 
 _READ_SIZE = 1 << 20
 _READ_UNCOMMITTED = 0
@@ -34,6 +34,8 @@ class PartitionLog:
         batch = build_batch(values, codec=self._codec)
         try:
             return self._partition.append_internal(batch)
+        except StorageFull as error:
+            raise LogFull(str(error)) from error
         except StorageError as error:
             raise LogUnavailable(str(error)) from error
 

@@ -12,6 +12,8 @@ Invariants
 * If the log fails, the state may hold what the log does not. The shard closes at once: every pending reply is refused
   with NOT_COORDINATOR, which clients retry after looking for the coordinator.
 * The records of one loop turn leave as one batch, bounded by `batch_size_max` bytes.
+* While the log has no room, batches wait in order and the replies with them: back-pressure is no failure, up to
+  `FULL_MAX_S`. What waits is bounded by the memory of the requests that do.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any, Generic, Protocol
 
 import structlog
 
 from broker.coordinator.errors import CoordinatorError
-from broker.coordinator.log import CoordinatorLog, KeyValue, LogUnavailable
+from broker.coordinator.log import CoordinatorLog, KeyValue, LogFull, LogUnavailable
 from broker.coordinator.machine import M, Outcome, ShardTimers
 from broker.coordinator.reply import Reply
 from protocol.errors import ErrorCode
@@ -34,6 +37,11 @@ log = structlog.get_logger()
 
 BATCH_SIZE_MAX = 512 * 1024
 """Bytes of keys and values after which a batch leaves before the loop's turn ends."""
+
+FULL_RETRY_S = 0.05
+"""Between two attempts to append to a log that has no room."""
+FULL_MAX_S = 10.0
+"""How long that may last before the shard gives up, so that what is durable can be read again."""
 
 _REPLAYED_PER_TURN = 250
 _RECORD_OVERHEAD = 32
@@ -99,7 +107,11 @@ class Shard(Generic[M]):
         self._on_failure = on_failure
         self._batch_size_max = batch_size_max
         self._batch: _Batch | None = None
+        """The last of the unwritten ones, if it takes more."""
+        self._unwritten: deque[_Batch] = deque()
         self._in_flight: deque[_Batch] = deque()
+        self._retry: Any = None
+        self._full_since: float | None = None
         self._pending: dict[str, _Batch] = {}
         self._wake: Any = None
         self._wake_ms = 0
@@ -180,6 +192,7 @@ class Shard(Generic[M]):
                 batch = None
             if batch is None:
                 batch = self._batch = _Batch()
+                self._unwritten.append(batch)
                 self._scheduler.call_soon(self._flush)
             batch.records.append(key_value)
             batch.size += size
@@ -192,7 +205,8 @@ class Shard(Generic[M]):
                 reply.refuse(ErrorCode.NOT_COORDINATOR)
             return
         if subject is None:
-            batch = self._batch or (self._in_flight[-1] if self._in_flight else None)
+            last = self._unwritten or self._in_flight
+            batch = last[-1] if last else None
         else:
             batch = self._pending.get(subject)
         if batch is None:
@@ -203,17 +217,37 @@ class Shard(Generic[M]):
 
     # -- log --------------------------------------------------------------------------------------------------------
     def _flush(self) -> None:
-        batch = self._batch
-        if batch is None or self.state is ShardState.CLOSED:
-            return
-        self._batch = None
-        self._in_flight.append(batch)
-        try:
-            end_offset = self._log.append(batch.records, self._now_ms())
-        except (LogUnavailable, ValueError) as error:
+        while self._unwritten and self.state is not ShardState.CLOSED:
+            batch = self._unwritten[0]
+            try:
+                end_offset = self._log.append(batch.records, self._now_ms())
+            except LogFull as error:
+                self._wait_for_room(error)
+                return
+            except LogUnavailable as error:
+                self._fail(error)
+                return
+            self._full_since = None
+            self._unwritten.popleft()
+            self._in_flight.append(batch)
+            if self._batch is batch:
+                self._batch = None
+            self._log.when_durable(end_offset, partial(self._appended, batch))
+
+    def _wait_for_room(self, error: LogFull) -> None:
+        now = self._scheduler.time()
+        if self._full_since is None:
+            self._full_since = now
+            log.warning("coordinator log has no room", shard=self.index, error=str(error))
+        elif now - self._full_since >= FULL_MAX_S:
             self._fail(error)
             return
-        self._log.when_durable(end_offset, lambda error: self._appended(batch, error))
+        if self._retry is None:
+            self._retry = self._scheduler.call_at(now + FULL_RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._flush()
 
     def _appended(self, batch: _Batch, error: Exception | None) -> None:
         if self.state is ShardState.CLOSED:
@@ -239,11 +273,13 @@ class Shard(Generic[M]):
         active = self.state is ShardState.ACTIVE
         self.state = ShardState.CLOSED
         self.timers.clear()
-        if self._wake is not None:
-            self._wake.cancel()
-            self._wake = None
-        batches = [*self._in_flight] + ([self._batch] if self._batch is not None else [])
+        for handle in (self._wake, self._retry):
+            if handle is not None:
+                handle.cancel()
+        self._wake = self._retry = None
+        batches = [*self._in_flight, *self._unwritten]
         self._in_flight.clear()
+        self._unwritten.clear()
         self._batch = None
         self._pending.clear()
         for batch in batches:

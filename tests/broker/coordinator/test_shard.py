@@ -93,6 +93,45 @@ def test_a_log_that_fails_refuses_what_is_pending_and_reports_itself() -> None:
     assert commit_error(coordinator.commit("g", {("t", 0): 1})) == ErrorCode.NOT_COORDINATOR
 
 
+def test_a_log_without_room_makes_replies_wait_and_loses_no_member() -> None:
+    coordinator = Coordinator()
+    member, *_ = coordinator.stable_group()
+    coordinator.log.full = True
+    commits = [coordinator.commit("g", {("t", 0): offset}, member_id=member, generation=1) for offset in (1, 2)]
+    other = coordinator.commit("h", {("t", 0): 3})
+    coordinator.advance(9_000)
+    assert not any(reply.done for reply in (*commits, other))
+    coordinator.log.full = False
+    coordinator.advance(100)
+    assert [commit_error(reply) for reply in (*commits, other)] == [ErrorCode.NONE] * 3
+    assert coordinator.heartbeat("g", member, 1).response.error_code == ErrorCode.NONE
+    coordinator.restart()
+    assert [offset_of(coordinator.fetch(group, ("t", 0))) for group in ("g", "h")] == [2, 3]
+
+
+def test_a_log_that_stays_without_room_ends_the_shard() -> None:
+    coordinator = Coordinator()
+    coordinator.log.full = True
+    commit = coordinator.commit("g", {("t", 0): 1})
+    coordinator.advance(11_000)
+    assert commit.response is ErrorCode.NOT_COORDINATOR
+    assert coordinator.shard.state is ShardState.CLOSED
+    assert len(coordinator.failures) == 1
+
+
+def test_batches_that_wait_for_room_stay_bounded_and_in_order() -> None:
+    coordinator = Coordinator()
+    coordinator.shard._batch_size_max = 200
+    coordinator.log.full = True
+    for offset in range(20):
+        coordinator.commit("g", {("t", 0): offset})
+    last = coordinator.fetch("g", ("t", 0))
+    coordinator.log.full = False
+    coordinator.advance(100)
+    assert coordinator.log.append_count >= 5
+    assert offset_of(last) == 19
+
+
 def test_an_append_that_fails_leaves_nothing_in_the_state() -> None:
     coordinator = Coordinator()
     coordinator.commit("g", {("t", 0): 1})

@@ -66,6 +66,7 @@ class Simulation:
             self.jump: 3,
             self.crash: 2,
             self.lose_log: 1,
+            self.fill_or_free: 3,
             self.delete_group: 1,
         }
         for _ in range(STEPS):
@@ -175,6 +176,14 @@ class Simulation:
     def crash(self) -> None:
         log = self.coordinator.log
         self.restart(log.survivor(self.random.randint(log.durable_offset, log.end_offset)))
+
+    def fill_or_free(self) -> None:
+        """For less than the time after which a shard gives up, as time-outs are counted against the log's answers."""
+        log = self.coordinator.log
+        log.full = True
+        self.tick()
+        log.full = False
+        self.coordinator.advance(100)
 
     def lose_log(self) -> None:
         log = self.coordinator.log
