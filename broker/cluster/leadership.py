@@ -2,7 +2,7 @@
 
 A partition has one broker at a time; its data is in the object store. The replica list is the leader and as many other
 alive brokers as the replication factor allows, all of them in sync (docs/decisions/0003). A partition whose
-leader is not alive is offline: LEADER_NOT_AVAILABLE, leader -1.
+leader is not alive, or that nobody may lead, is offline: LEADER_NOT_AVAILABLE, leader -1.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from broker.cluster.image import MetadataImage
 from broker.cluster.placement import replicas
 from protocol.errors import ErrorCode
-from s3stream.catalog.api import PartitionInfo, TopicInfo
-
-NO_LEADER = -1
+from s3stream.catalog.api import NO_LEADER, PartitionInfo, TopicInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,7 @@ def leaderships(image: MetadataImage, topic: TopicInfo) -> Iterator[tuple[Partit
                 nodes = replicas(leader, alive, topic.replication_factor)
                 known = Leadership(ErrorCode.NONE, leader, nodes, nodes, [])
             else:
-                known = Leadership(ErrorCode.LEADER_NOT_AVAILABLE, NO_LEADER, [leader], [], [leader])
+                gone = [leader] if leader != NO_LEADER else []
+                known = Leadership(ErrorCode.LEADER_NOT_AVAILABLE, NO_LEADER, gone, [], gone)
             by_leader[leader] = known
         yield partition, known

@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from s3stream.catalog.api import BrokerAlreadyRegistered, BrokerFenced, Catalog, CatalogError, NewTopic
+from s3stream.catalog.api import NO_LEADER, BrokerAlreadyRegistered, BrokerFenced, Catalog, CatalogError, NewTopic
 from tests.s3stream.catalog.steps import HOUR_MS, commit, new_streams, open_streams, register, span
 
 
@@ -167,6 +167,34 @@ async def test_partitions_are_claimed_from_the_closed_and_the_recovered_only(cat
     assert await catalog.claim_partitions(4, heir.epoch) == 0
     assert await leaders() == [(1, 0), (4, 1), (4, 1), (4, 0), (4, 1)]
     assert alive.alive
+
+
+async def test_what_a_former_registration_left_unrecovered_has_no_leader_until_it_is_recovered(
+    catalog: Catalog,
+) -> None:
+    former = await register(catalog, 1)
+    topic = await catalog.create_topic(NewTopic("t", [1, 1, 1], {}))
+    lost = topic.partitions[1]
+    await open_streams(catalog, former, [topic.partitions[0].log_stream_id])
+    await catalog.close_streams(1, former.epoch, {topic.partitions[0].log_stream_id: 1})
+    await open_streams(catalog, former, [lost.log_stream_id, lost.state_stream_id])
+    await catalog.fence_broker(1, former.epoch)
+    again, other = await register(catalog, 1), await register(catalog, 2)
+
+    async def leaders() -> list[int]:
+        [now] = (await catalog.load_changes(0)).topics.values()
+        assert now is not None
+        return [p.leader for p in now.partitions]
+
+    for _ in range(2):
+        assert await catalog.claim_partitions(1, again.epoch) == 0
+        assert await catalog.claim_partitions(2, other.epoch) == 0
+        assert await leaders() == [1, NO_LEADER, 1]
+    await catalog.close_broker(1, again.epoch)
+    assert await catalog.claim_partitions(2, other.epoch) == 2
+    await catalog.recovered(1, former.epoch, 2, other.epoch)
+    assert await catalog.claim_partitions(2, other.epoch) == 1
+    assert await leaders() == [2, 2, 2]
 
 
 async def test_producer_ids_are_never_given_twice(catalog: Catalog) -> None:
