@@ -264,6 +264,7 @@ async def _open_storage(
     )
     stack.push_async_callback(_close_storage, storage)
     storage.on_failed = ending.fail
+    lease.on_lost = storage.lose_lease
     await storage.start()
     return storage
 

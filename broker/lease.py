@@ -43,7 +43,7 @@ class Lease:
         broker_epoch: int,
         lease_ms: int,
         registered_at: float,
-        on_fenced: Callable[[BrokerFenced], None],
+        on_lost: Callable[[Exception], None],
         clock: Callable[[], float] = lease_clock,
     ) -> None:
         self._catalog = catalog
@@ -51,7 +51,8 @@ class Lease:
         self._broker_epoch = broker_epoch
         self._lease_ms = lease_ms
         self._clock = clock
-        self._on_fenced = on_fenced
+        self.on_lost = on_lost
+        """Called once, with why the lease will never be renewed again: fenced, or a defect."""
         self._usable_s = lease_ms / 1000 * (1 - MARGIN)
         self._held_until = registered_at + self._usable_s
         self._task: asyncio.Task[None] | None = None
@@ -85,14 +86,21 @@ class Lease:
             try:
                 await self.renew()
             except BrokerFenced as error:
-                self._held_until = self._clock()
-                self._on_fenced(error)
+                self._lose(error)
                 return
             except (CatalogError, TimeoutError) as error:
                 if renewed:
                     log.warning("lease is not renewed: metadata database unreachable", error=str(error) or "no answer")
                 renewed = False
+            except Exception as error:
+                log.exception("the lease has a defect")
+                self._lose(error)
+                return
             else:
                 if not renewed:
                     log.info("lease is renewed again")
                 renewed = True
+
+    def _lose(self, error: Exception) -> None:
+        self._held_until = self._clock()
+        self.on_lost(error)

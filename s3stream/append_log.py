@@ -33,6 +33,7 @@ class AppendLog:
     """What the streams of one storage share on their append path."""
 
     __slots__ = (
+        "_held_back",
         "_may_confirm",
         "_recheck",
         "_recheck_delay",
@@ -56,6 +57,7 @@ class AppendLog:
         """The WAL position up to which everything is confirmed."""
         self.failed = False
         self._may_confirm = may_confirm
+        self._held_back = False
         self._recheck: asyncio.TimerHandle | None = None
         self._recheck_delay = settings.lease_recheck_ms / 1000
 
@@ -64,10 +66,15 @@ class AppendLog:
         if self.failed:
             return
         if not self._may_confirm():
-            if self._recheck is None:
+            if not self._held_back:
+                self._held_back = True
                 log.warning("appends are durable but may not be confirmed", durable_position=position)
+            if self._recheck is None:
                 self._recheck = asyncio.get_running_loop().call_later(self._recheck_delay, self._ask_again)
             return
+        if self._held_back:
+            self._held_back = False
+            log.info("appends are confirmed again", durable_position=position)
         pending = self.pending
         touched: dict[S3Stream, int] = {}
         while pending and pending[0][0] <= position:

@@ -143,6 +143,10 @@ class S3Storage:
 
     # -- failure ---------------------------------------------------------------------------------------------
 
+    def lose_lease(self, error: Exception) -> None:
+        """The broker's lease is lost for good: nothing will ever be confirmed again, so nobody needs to wait for it."""
+        self._fail(_as_storage_error(error))
+
     def _on_wal_failure(self, error: WalError) -> None:
         self._fail(StreamFailed(str(error)))
 

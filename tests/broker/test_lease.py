@@ -83,3 +83,14 @@ async def test_a_fenced_broker_holds_nothing_and_says_so_once() -> None:
     await lease.stop()
     assert len(fenced) == 1
     assert catalog.renewals == 1
+
+
+async def test_a_lease_that_cannot_be_renewed_for_a_defect_is_lost_and_says_so() -> None:
+    catalog, clock, lost = FakeCatalog(), Clock(), list[Exception]()
+    catalog.error = RuntimeError("a defect")
+    lease = make_lease(catalog, clock, lost)
+    lease.start()
+    await until(lambda: bool(lost))
+    assert not lease.is_held()
+    await lease.stop()
+    assert lost == [catalog.error]
