@@ -3,7 +3,8 @@
 v0-v6. v3 authorised operations; v4 instance ids; v5 flexible; v6 GROUP_ID_NOT_FOUND where older versions call an
 unknown group Dead (KIP-1043).
 
-Metadata and assignments are shown of a Stable group only.
+Metadata is shown of a Stable group only. Assignments are shown always: while a group rebalances, those of the former
+generation, until a leader's SyncGroup has failed to come.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ class Rebalancing:
     def _prepare_rebalance(self, group: ClassicGroup, out: Outcome) -> None:
         if group.state is GroupState.COMPLETING_REBALANCE:
             for member in group.members.values():
+                member.assignment = b""
                 if member.awaiting_sync is not None:
                     self._answer_sync(member, SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS), out)
                     self.extend_session(group, member)

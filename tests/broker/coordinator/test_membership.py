@@ -416,3 +416,18 @@ def test_static_members_that_are_away_and_have_no_rebalance_timeout_are_waited_f
     assert coordinator.groups["g"].state is GroupState.PREPARING_REBALANCE
     coordinator.advance(25_000)
     assert coordinator.groups["g"].state is GroupState.EMPTY
+
+
+def test_assignments_are_described_until_a_generation_ends_without_one() -> None:
+    def described() -> list[bytes]:
+        return [each.member_assignment for each in coordinator.describe("g").members]
+
+    coordinator = Coordinator()
+    (member,) = coordinator.stable_group()
+    newcomer, _ = coordinator.new_member()
+    assert described() == [member.encode(), b""]
+    coordinator.join(member_id=member)
+    assert coordinator.describe("g").group_state == "CompletingRebalance"
+    assert described() == [member.encode(), b""]
+    coordinator.leave("g", (newcomer, None))
+    assert described() == [b""]
