@@ -28,7 +28,7 @@ class ServerLimits:
     """Response bytes handed to the transport of one connection and not sent, before it is no longer read nor served."""
     request_memory_max: int = REQUEST_MEMORY_MAX
     """Bytes of received requests in memory, over all connections, before reading pauses."""
-    stall_ms: int = 10_000
+    stall_ms: int = 5_000
     """While memory is short, a connection that holds some of it and moves less than `STALL_SIZE` bytes in this time is
     closed: half a request that does not go on, or responses that are not taken."""
     stop_grace_ms: int = 3_000
