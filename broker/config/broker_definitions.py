@@ -127,7 +127,7 @@ _NETWORK = _table(
     ("max.connections.per.ip", _INT, INT_MAX, at_least(0), _CLUSTER, "Connections accepted from one address."),
     ("connections.max.idle.ms", _LONG, 600000, None, _READ_ONLY, "An idle connection is closed after this time."),
     ("queued.max.requests", _INT, 500, at_least(1), _READ_ONLY, "Unanswered requests before a connection is not read."),
-    ("queued.max.request.bytes", _LONG, -1, None, _READ_ONLY, "Bytes of unanswered requests; -1 means no limit."),
+    ("queued.max.request.bytes", _LONG, -1, None, _READ_ONLY, "Bytes of unanswered requests; -1 means 96 MiB."),
     (
         "max.incremental.fetch.session.cache.slots",
         _INT,

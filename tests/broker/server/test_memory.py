@@ -100,10 +100,10 @@ async def test_who_takes_nothing_while_memory_is_short_is_closed() -> None:
     async with serving({ApiKey.METADATA: large}, limits) as server:
         server.fetch_memory.size_max = 100_000
         client = await RawClient.connect(server)
+        await until(lambda: bool(server.connections))
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         for number in range(500):
             client.send(ApiKey.METADATA, number)
-        await until(lambda: server.fetch_memory.is_short)
         await until(lambda: not server.connections)
         assert server.fetch_memory.size == 0
         client.close()
