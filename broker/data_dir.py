@@ -22,7 +22,7 @@ class DataDirError(Exception):
 def prepare_data_dir(path: Path) -> None:
     """Make the directory if need be. Raises DataDirError."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path.absolute())
     except OSError as error:
         raise DataDirError(f"cannot make the data dir {path}: {error.strerror}") from None
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
@@ -79,10 +79,23 @@ def _write_meta(path: Path, meta: dict[str, object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path / META_FILE)
-        directory = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync(path)
     except OSError as error:
         raise DataDirError(f"cannot write {path / META_FILE}: {error.strerror}") from None
+
+
+def _make(path: Path) -> None:
+    """With its parents; durable, because a write-ahead log is only as durable as the directories above it."""
+    if path.is_dir():
+        return
+    _make(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -29,8 +29,9 @@ IDLE_IN_TRANSACTION_MS_MAX = 3_000
 
 _AGAIN = ("40001", "40P01", "55P03")
 """Serialization failure, deadlock, lock not available."""
-_GOING_AWAY = ("08", "57P", "53", "25P03")
-"""Connection exceptions, shut-down and start-up, too many connections or no room, idle in transaction."""
+_GOING_AWAY = ("08", "57P", "53", "25P03", "25006", "57014")
+"""Connection exceptions, shut-down and start-up, too many connections or no room, idle in transaction, a server that
+turns into a replica, a statement that was cancelled."""
 
 
 class PostgresBackend:

@@ -42,9 +42,11 @@ _THREADS_MAX = 4
 
 class FileStore:
     def __init__(self, root: str) -> None:
-        self._root = root
+        self._root = os.path.abspath(root)
         self._threads = ThreadPoolExecutor(_THREADS_MAX, thread_name_prefix="object-files")
         self._syncs: dict[str, asyncio.Task[None]] = {}
+        self._durable: set[str] = set()
+        """Directories whose names this process has seen synced: that one is there does not say that it will stay."""
 
     @classmethod
     async def open(cls, root: str) -> FileStore:
@@ -137,8 +139,7 @@ class FileStore:
 
     def _write(self, path: str, pieces: Sequence[Buffer], publish: Callable[[str, str], None]) -> None:
         directory = os.path.dirname(path)
-        if not os.path.isdir(directory):
-            _make_directories(directory)
+        self._make_durable(directory)
         partial = os.path.join(self._root, _PARTIAL, secrets.token_hex(12))
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         try:
@@ -149,9 +150,20 @@ class FileStore:
                 os.close(fd)
             publish(partial, path)
         except BaseException:
+            self._durable.clear()
             with contextlib.suppress(OSError):
                 os.unlink(partial)
             raise
+
+    def _make_durable(self, directory: str) -> None:
+        if directory in self._durable or directory == self._root:
+            return
+        parent = os.path.dirname(directory)
+        self._make_durable(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+        _sync(parent)
+        self._durable.add(directory)
 
 
 def _write_all(fd: int, pieces: Sequence[Buffer]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from broker.data_dir import META_FILE, DataDirError, check_data_dir, claim_data_dir, prepare_data_dir
+from wal import open_wal
 
 
 def test_a_fresh_directory_is_claimed_and_known_again(tmp_path: Path) -> None:
@@ -45,3 +47,19 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(DataDirError, match="cannot make the data dir"):
         prepare_data_dir(tmp_path / "data")
+
+
+async def test_a_fresh_data_dir_and_its_log_have_durable_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def record(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
+    prepare_data_dir(tmp_path / "a" / "b")
+    wal = await open_wal((tmp_path / "a" / "b" / "c" / "wal").as_uri(), epoch=1, segment_size=1 << 20)
+    await wal.close()
+    for made_in in ("", "a", "a/b", "a/b/c", "a/b/c/wal"):
+        assert (tmp_path / made_in).stat().st_ino in synced, made_in

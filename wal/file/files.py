@@ -120,8 +120,7 @@ class OsFiles:
         self.path = path
         try:
             if create and not os.path.isdir(path):
-                os.makedirs(path, exist_ok=True)
-                _sync_parent(path)
+                _make_directories(os.path.abspath(path))
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             if error.errno in NO_SPACE:
@@ -196,8 +195,13 @@ def _sync_data(fd: int) -> None:
         os.fsync(fd)
 
 
-def _sync_parent(path: str) -> None:
-    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+def _make_directories(path: str) -> None:
+    """As os.makedirs, but durable, all of them."""
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        _make_directories(parent)
+    os.makedirs(path, exist_ok=True)
+    fd = os.open(parent, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

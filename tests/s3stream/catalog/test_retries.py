@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import asyncpg
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url
 
 from s3stream.catalog import open_catalog
 from s3stream.catalog.api import CatalogError, CatalogUnreachable, NewTopic
 from s3stream.catalog.database import ATTEMPTS_MAX, Database, OutcomeUnknown, RolledBack
+from s3stream.catalog.postgres import PostgresBackend
 from tests.integration.postgres import PostgresServer
 from tests.s3stream.catalog.steps import HOUR_MS, register
 
@@ -140,3 +142,17 @@ async def test_connections_cut_by_the_server_are_replaced_unnoticed(
         await catalog.renew_lease(1, broker.epoch, HOUR_MS)
     assert len((await catalog.load_changes(0)).topics) == 3
     await catalog.close()
+
+
+@pytest.mark.parametrize("code", ["ReadOnlySQLTransactionError", "QueryCanceledError", "CannotConnectNowError"])
+async def test_a_postgresql_that_changes_its_role_or_starts_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    async def connect(*_: object, **__: object) -> None:
+        raise getattr(asyncpg.exceptions, code)("not now")
+
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    backend = PostgresBackend(make_url("postgresql://user:password@localhost/catalog"))
+    with pytest.raises(RolledBack, match="not now"):
+        await backend.run(nothing, write=True)
+    await backend.close()

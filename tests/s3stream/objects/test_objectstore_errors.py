@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -79,6 +80,42 @@ async def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
             await store.put("k", [b"x"])
     assert await store.head("k") is None
     assert list((tmp_path / ".partial").iterdir()) == []
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
+async def test_a_directory_that_somebody_else_just_made_is_synced_before_an_object_in_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store(f"file://{tmp_path}//")
+    (tmp_path / "9d").mkdir()  # by another broker, which died before its sync
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def record(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
+    await store.put("9d/1", [b"x"])
+    assert {inode(tmp_path), inode(tmp_path / "9d")} <= set(synced)
+    synced.clear()
+    await store.put("9d/2", [b"x"])
+    assert inode(tmp_path) not in synced
+    await store.close()
+
+
+async def test_a_directory_that_vanished_is_made_again(tmp_path: Path) -> None:
+    store = await open_store(f"file://{tmp_path}")
+    await store.put("a/b/1", [b"x"])
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(StoreUnreachable):
+        await store.put("a/b/2", [b"x"])
+    for _ in range(2):
+        await store.put("a/b/2", [b"x"])
+    await store.close()
 
 
 async def test_what_a_crash_left_is_removed_after_a_day(tmp_path: Path) -> None:
