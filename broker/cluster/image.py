@@ -210,6 +210,9 @@ class MetadataImage:
             if broker is None:
                 self._brokers.pop(node_id, None)
             else:
+                former = self._brokers.get(node_id)
+                if not broker.alive and not broker.closed and (former is None or former.alive):
+                    log.warning("broker is not alive: the partitions that it leads are offline", node=node_id)
                 self._brokers[node_id] = broker
         self._derived.clear()
         self._alive = sorted((each for each in self._brokers.values() if each.alive), key=lambda each: each.node_id)
