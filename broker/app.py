@@ -43,7 +43,7 @@ from broker.server.limits import ServerLimits
 from broker.server.listener import Server, bind
 from broker.services import Services
 from broker.settings import Address, Settings
-from broker.takeover import TakeoverError, fence_own_wal, recover_logs, register
+from broker.takeover import TakeoverError, fence_own_wal, open_own_wal, recover_logs, register
 from s3stream.api import StorageError
 from s3stream.block_cache import BlockReader
 from s3stream.catalog import open_catalog
@@ -51,7 +51,6 @@ from s3stream.catalog.api import Catalog, CatalogError
 from s3stream.objectstore.api import ObjectStore, StoreError
 from s3stream.objectstore.opening import open_store
 from s3stream.storage import S3Storage
-from wal import open_wal
 from wal.api import WalError
 
 log = structlog.get_logger()
@@ -256,7 +255,7 @@ async def _open_storage(
     lease: Lease,
     ending: Ending,
 ) -> S3Storage:
-    wal = await open_wal(settings.wal_url, epoch=epoch)
+    wal = await open_own_wal(settings.wal_url, epoch)
     reader = BlockReader(store, cache_size=settings.storage.block_cache_size_max)
     stack.push_async_callback(reader.close)
     storage = S3Storage(

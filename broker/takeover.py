@@ -13,6 +13,8 @@ its broker offline, and a line in the log says so.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import structlog
@@ -23,11 +25,15 @@ from s3stream.api import StorageError
 from s3stream.catalog.api import BrokerInfo, Catalog
 from s3stream.objectstore.api import ObjectStore
 from s3stream.recovery import recover_wal
-from wal import fence_wal
-from wal.api import RecoverableWal, WalError, WalLocked, WalUnreachable
+from wal import fence_wal, open_wal
+from wal.api import RecoverableWal, Wal, WalError, WalLocked, WalUnreachable
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
+LOCK_WAIT_S = 1.0
+LOCK_CHECK_S = 0.02
 EXPIRY_CHECK_S = 0.2
 EXPIRY_LEASES_MAX = 2
 """A former broker of this node id that still holds its lease after so many of our own is alive."""
@@ -40,13 +46,28 @@ class TakeoverError(Exception):
 async def fence_own_wal(wal_url: str) -> RecoverableWal | None:
     """This node's log of last time, locked; None if there is none yet. Raises TakeoverError, WalError."""
     try:
-        return await fence_wal(wal_url)
+        return await _when_free(wal_url, lambda: fence_wal(wal_url))
     except WalUnreachable:
         return None
-    except WalLocked:
-        raise TakeoverError(
-            f"the write-ahead log {wal_url} is in use: is another broker running on this data dir?"
-        ) from None
+
+
+async def open_own_wal(wal_url: str, epoch: int) -> Wal:
+    """The log, recovered and empty, ready to be appended to. Raises TakeoverError, WalError."""
+    return await _when_free(wal_url, lambda: open_wal(wal_url, epoch=epoch))
+
+
+async def _when_free(wal_url: str, take: Callable[[], Awaitable[T]]) -> T:
+    """Others who start look at the lock too, for a moment."""
+    deadline = lease_clock() + LOCK_WAIT_S
+    while True:
+        try:
+            return await take()
+        except WalLocked:
+            if lease_clock() > deadline:
+                raise TakeoverError(
+                    f"the write-ahead log {wal_url} is in use: is another broker running on this data dir?"
+                ) from None
+        await asyncio.sleep(LOCK_CHECK_S)
 
 
 async def register(

@@ -17,6 +17,7 @@ class GroupCall(Generic[V]):
         self._waiting: dict[int, V] = {}
         self._wakeup = asyncio.Event()
         self._answer: asyncio.Future[None] | None = None
+        self._in_flight: asyncio.Future[None] | None = None
         self._closed: Exception | None = None
 
     async def submit(self, key: int, value: V) -> None:
@@ -30,31 +31,31 @@ class GroupCall(Generic[V]):
         await asyncio.shield(self._answer)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled; `stop` has to be called too, it answers who was left waiting."""
         while True:
             await self._wakeup.wait()
             self._wakeup.clear()
             values, self._waiting = self._waiting, {}
             answer, self._answer = self._answer, None
             assert answer is not None
+            self._in_flight = answer
             try:
                 await self._call(values)
-            except asyncio.CancelledError:
-                if self._closed is not None:
-                    answer.set_exception(self._closed)
-                    answer.exception()
-                else:
-                    answer.cancel()
-                raise
             except Exception as error:
-                answer.set_exception(error)
-                answer.exception()  # those who asked may have been cancelled meanwhile
+                _fail(answer, error)
             else:
-                answer.set_result(None)
+                if not answer.done():
+                    answer.set_result(None)
 
     def stop(self, error: Exception) -> None:
         """Who waits, or comes later, gets `error`."""
         self._closed = error
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
-            self._answer.exception()
+        for answer in (self._in_flight, self._answer):
+            if answer is not None:
+                _fail(answer, error)
+
+
+def _fail(answer: asyncio.Future[None], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+        answer.exception()  # those who asked may have been cancelled meanwhile

@@ -116,9 +116,9 @@ class Uploader:
 
     async def _prepare(self, block: Block, parts: list[StreamPart]) -> Sequence[StreamPart]:
         await self._append_log.confirmed.wait(block.wal_position)
-        tails = sorted((tail for tail in block.starts if not tail.discarded), key=lambda tail: tail.stream_id)
-        for number, tail in enumerate(tails, 1):
-            parts.append(tail.slice(block.starts[tail], block.ends[tail]))
+        for number, tail in enumerate(sorted(block.starts, key=lambda tail: tail.stream_id), 1):
+            if not tail.discarded:
+                parts.append(tail.slice(block.starts[tail], block.ends[tail]))
             if number % _STREAMS_PER_TURN == 0:
                 await asyncio.sleep(0)
         return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -9,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from broker.settings import Address, Settings, load_settings
-from broker.takeover import TakeoverError, fence_own_wal, recover_logs, register
+from broker.takeover import TakeoverError, fence_own_wal, open_own_wal, recover_logs, register
 from s3stream.catalog import open_catalog
 from s3stream.catalog.api import Catalog, NewTopic
 from s3stream.objectstore.memory import MemoryStore
@@ -149,3 +150,28 @@ async def test_a_log_of_another_broker_that_makes_no_sense_keeps_nobody_from_sta
     damaged.crash()
     await start(catalog, settings_of(2, f"{wal_url}/2"))
     assert [broker.epoch for broker in await catalog.unrecovered()] == [epoch]
+
+
+async def test_a_glance_of_another_broker_at_the_lock_keeps_nobody_from_starting(
+    catalog: Catalog, wal_url: str
+) -> None:
+    await serve(catalog, settings_of(1, wal_url))
+    glance = await fence_wal(wal_url)
+    async with asyncio.TaskGroup() as group:
+        starting = group.create_task(fence_own_wal(wal_url))
+        await asyncio.sleep(0.01)
+        assert not starting.done()
+        await glance.close()
+    own_wal = starting.result()
+    assert own_wal is not None
+    await own_wal.close()
+
+
+async def test_a_log_that_stays_in_use_is_refused(wal_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.takeover.LOCK_WAIT_S", 0.01)
+    wal = await open_own_wal(wal_url, 1)
+    with pytest.raises(TakeoverError, match="is another broker running"):
+        await fence_own_wal(wal_url)
+    with pytest.raises(TakeoverError, match="is another broker running"):
+        await open_own_wal(wal_url, 1)
+    await wal.close()
