@@ -21,13 +21,16 @@ from broker.cluster.image import MetadataImage
 from broker.partition.opening import RecoveredState, empty_state, recover_state
 from broker.partition.partition import Partition
 from broker.produce_throttle import ProduceThrottle
-from s3stream.api import Storage, Stream
-from s3stream.catalog.api import Changes, PartitionInfo, TopicInfo
+from s3stream.api import Storage, StorageError, Stream
+from s3stream.catalog.api import CatalogError, Changes, PartitionInfo, TopicInfo
+from s3stream.retry import first_error
 
 log = structlog.get_logger()
 
 RECOVERIES_MAX = 32
 """Partitions whose state is read at the same time."""
+REOPEN_INTERVAL_S = 1.0
+"""Pause before a topic that could not be opened is tried again."""
 
 _Wanted = tuple[TopicInfo, PartitionInfo]
 Watcher = Callable[[Partition], None]
@@ -125,7 +128,12 @@ class Partitions:
         stream_ids = [each for _, info in wanted for each in (info.log_stream_id, info.state_stream_id)]
         streams = await self._storage.open_streams(stream_ids)
         pairs = list(zip(streams[::2], streams[1::2], strict=True))
-        recovered = await self._recover(pairs)
+        try:
+            recovered = await self._recover(pairs)
+        except Exception:
+            # so that they can be opened again
+            await asyncio.gather(*(each.close() for each in streams), return_exceptions=True)
+            raise
         for (topic, info), (log_stream, state_stream), state in zip(wanted, pairs, recovered, strict=True):
             self._add(
                 Partition(
@@ -149,15 +157,22 @@ class Partitions:
             async with self._recovering:
                 states[position] = await recover_state(*pairs[position])
 
-        async with asyncio.TaskGroup() as group:
-            for position, state in enumerate(states):
-                if state is None:
-                    group.create_task(recover(position))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for position, state in enumerate(states):
+                    if state is None:
+                        group.create_task(recover(position))
+        except ExceptionGroup as errors:
+            raise first_error(errors) from None
         return [state for state in states if state is not None]
 
     def _add(self, partition: Partition, topic_id: UUID) -> None:
-        self._by_name[(partition.topic, partition.index)] = partition
         self._by_topic.setdefault(topic_id, {})[partition.index] = partition
+        if self._image.topic_by_id(topic_id.bytes) is None:
+            # deleted meanwhile, and about to be closed; its name may belong to another topic by now
+            partition.stop()
+            return
+        self._by_name[(partition.topic, partition.index)] = partition
         if (watcher := self._watchers.get(partition.topic)) is not None:
             watcher[0](partition)
 
@@ -212,7 +227,17 @@ class Partitions:
             if info.leader_epoch > partition.leader_epoch:
                 partition.set_leader_epoch(info.leader_epoch)
         if self._follows_new_topics and any(self._is_missing(topic, each) for each in topic.partitions):
-            self._spawn(self.open_topic(topic))
+            self._spawn(self._open_followed(topic.topic_id))
+
+    async def _open_followed(self, topic_id: UUID) -> None:
+        """Try until it works: nothing else would open a topic whose news came while the database was away."""
+        while (topic := self._image.topic_by_id(topic_id.bytes)) is not None:
+            try:
+                await self.open_topic(topic)
+                return
+            except (CatalogError, StorageError) as error:
+                log.warning("topic not opened, trying again", topic=topic.name, error=repr(error))
+            await asyncio.sleep(REOPEN_INTERVAL_S)
 
     async def _hand_over(self, topic_id: UUID, partition: Partition) -> None:
         async with self._locks[topic_id]:

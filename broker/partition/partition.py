@@ -46,6 +46,7 @@ SNAPSHOT_INTERVAL_SIZE = 64 << 20
 """Bytes appended between two snapshots: what an opening after a crash has to replay at most."""
 SNAPSHOTS_KEPT = 4
 READ_COMMITTED = 1
+_NO_TIMESTAMP = -1
 
 DurableCallback = Callable[[StorageError | None], None]
 
@@ -346,6 +347,8 @@ class Partition:
             raise PartitionError(ErrorCode.OFFSET_OUT_OF_RANGE, f"offset {offset} is not within [0, {high_watermark}]")
         # one at a time: who finds the start moved already must not answer before that is durable
         async with self._trimming:
+            if self._log.start_offset < offset > self._snapshot_offset and self.producers:
+                await self._save_durably()
             await self._log.trim(offset)
         self.leader_epochs.trim(self._log.start_offset)
         return self._log.start_offset
@@ -363,14 +366,37 @@ class Partition:
         if self._snapshot_offset != self._log.next_offset:
             self._append_snapshot(now_ms)
 
-    def _append_snapshot(self, now_ms: int) -> None:
-        log_offset = self._log.next_offset
+    async def _save_durably(self) -> None:
+        """Before batches go that the state comes from: their producers may still repeat them. Raises StorageError."""
+        self._snapshot(_NO_TIMESTAMP)
+        end_offset = self._state.next_offset
+        durable = asyncio.get_running_loop().create_future()
+
+        def confirmed() -> None:
+            if self._state.confirmed_offset >= end_offset and not durable.done():
+                durable.set_result(None)
+
+        def failed(error: StorageError) -> None:
+            if not durable.done():
+                durable.set_exception(error)
+
+        self._state.on_confirmed = confirmed
+        self._state.on_failed = failed
         try:
-            self._state.append(encode_snapshot(log_offset, self.leader_epochs, self.producers), 1, now_ms)
+            await durable
+        finally:
+            self._state.on_confirmed = self._state.on_failed = None
+
+    def _append_snapshot(self, now_ms: int) -> None:
+        try:
+            self._snapshot(now_ms)
         except StorageError as error:
             # the state can be derived from the log; the next snapshot is tried with the next append
             log.warning("no snapshot", topic=self.topic, partition=self.index, error=str(error))
-            return
+
+    def _snapshot(self, now_ms: int) -> None:
+        log_offset = self._log.next_offset
+        self._state.append(encode_snapshot(log_offset, self.leader_epochs, self.producers), 1, now_ms)
         self._snapshot_offset = log_offset
         self._unsnapshotted_size = 0
 

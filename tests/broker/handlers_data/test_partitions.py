@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
+from broker import partitions as partitions_module
 from broker.partition import partition as partition_module
 from broker.partition.partition import Partition
 from protocol.errors import ErrorCode
+from s3stream.api import ObjectCorrupt, StreamFailed
+from s3stream.catalog.api import CatalogUnreachable
 from tests.broker.handlers_data.node import NODE_ID, Node
 from tests.broker.partition.batches import batch
+from tests.broker.partition.fake_stream import FakeStream
 
 
 def state_of(partition: Partition) -> tuple[object, ...]:
@@ -191,3 +196,83 @@ async def test_old_snapshots_are_trimmed(monkeypatch: pytest.MonkeyPatch) -> Non
     await partition.maintain(node.now_ms, 1000)
     state = node.storage.streams[topic.partitions[0].state_stream_id]
     assert (state.start_offset, state.next_offset) == (10 - partition_module.SNAPSHOTS_KEPT, 10)
+
+
+async def test_a_topic_that_could_not_be_opened_is_opened_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions_module, "REOPEN_INTERVAL_S", 0.001)
+    node = Node()
+    await node.partitions.open_all()
+    working, failures = node.storage.open_streams, iter([CatalogUnreachable("blip"), StreamFailed("blip")])
+
+    async def failing(stream_ids: Sequence[int]) -> list[FakeStream]:
+        for error in failures:
+            raise error
+        return await working(stream_ids)
+
+    monkeypatch.setattr(node.storage, "open_streams", failing)
+    info = node.topic_info("t")
+    await node.learn({info.topic_id: info})
+    async with asyncio.timeout(5):
+        await asyncio.gather(*node.partitions._tasks)
+    assert node.appended("t").error_code == 0
+    await node.partitions.close_all()
+
+
+async def test_a_partition_that_cannot_be_read_gives_its_streams_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node()
+    topic = await node.topic("t")
+    node.appended("t")
+    again = Node()
+    again.storage = node.storage
+    again.partitions._storage = node.storage  # type: ignore[assignment]
+
+    async def corrupt(*streams: object) -> None:
+        raise ObjectCorrupt("a flipped bit")
+
+    monkeypatch.setattr(partitions_module, "recover_state", corrupt)
+    await again.learn({topic.topic_id: topic})
+    with pytest.raises(ObjectCorrupt):
+        await again.partitions.open_topic(topic)
+    assert all(stream.closed for stream in node.storage.streams.values())
+
+
+async def test_a_topic_deleted_while_it_is_opened_does_not_take_the_place_of_its_successor() -> None:
+    node = Node()
+    gate = asyncio.Event()
+    working = node.storage.open_streams
+
+    async def slow(stream_ids: Sequence[int]) -> list[FakeStream]:
+        streams = await working(stream_ids)
+        if 1 in stream_ids:
+            await gate.wait()
+        return streams
+
+    node.storage.open_streams = slow  # type: ignore[method-assign]
+    first = node.topic_info("t")
+    await node.learn({first.topic_id: first})
+    opening = asyncio.create_task(node.partitions.open_topic(first))
+    await asyncio.sleep(0.01)
+    await node.learn({first.topic_id: None})
+    second = await node.topic("t")
+    gate.set()
+    await opening
+    await asyncio.gather(*node.partitions._tasks)
+    partition = node.partitions.get("t", 0)
+    assert partition is not None
+    assert partition.topic_id == second.topic_id.bytes
+    assert node.storage.streams[1].closed
+
+
+async def test_repeats_of_deleted_records_are_recognised_after_a_restart() -> None:
+    node = Node()
+    await node.topic("t")
+    node.appended("t", batch([b"a", b"b"], producer_id=7, epoch=0, sequence=0))
+    partition = node.partitions.get("t", 0)
+    assert partition is not None
+    deletion = asyncio.create_task(partition.delete_records(-1))
+    await asyncio.sleep(0.01)
+    node.storage.flush()
+    await deletion
+    node = await restarted(node)
+    repeated = node.appended("t", batch([b"a", b"b"], producer_id=7, epoch=0, sequence=0))
+    assert (repeated.error_code, repeated.base_offset) == (0, 0)
