@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +127,7 @@ class SeaweedFs:
             try:
                 client = self.client()
                 if not made:
-                    client.create_bucket(Bucket=BUCKET)
+                    _ensure_bucket(client)
                     made = True
                 # The gateway answers before the volumes do.
                 client.put_object(Bucket=BUCKET, Key="probe", Body=b"x")
@@ -136,6 +137,12 @@ class SeaweedFs:
         log = (self.directory / "log").read_text(errors="replace")[-2000:]
         self.stop()
         raise RuntimeError(f"seaweedfs did not start:\n{log}")
+
+
+def _ensure_bucket(client) -> None:  # type: ignore[no-untyped-def]
+    """It is there already after a former start on this directory."""
+    with suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+        client.create_bucket(Bucket=BUCKET)
 
 
 def weed_binary() -> str:

@@ -39,10 +39,14 @@ CONFIG = {"message.timestamp.type": "LogAppendTime", "retention.ms": "123456789"
 Record = tuple[int, int, tuple[int, int], bytes | None, bytes | None, object]
 
 
-@pytest.fixture(params=["files and SQLite", "S3 and PostgreSQL"])
+FILES, SERVERS = "files and SQLite", "S3 and PostgreSQL"
+STOPPED, KILLED = "stopped, data dir deleted", "killed, write-ahead log still there"
+
+
+@pytest.fixture
 def shared(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
     """Flags of a store and a catalog outside of every data dir."""
-    if request.param == "files and SQLite":
+    if request.param == FILES:
         objects, metadata = (tmp_path / "objects").as_uri(), f"sqlite:///{tmp_path / 'catalog.db'}"
     else:
         objects, metadata = request.getfixturevalue("s3_url"), request.getfixturevalue("postgres_url")
@@ -98,7 +102,9 @@ def committed_by_hand(address: str) -> tuple[int, str | None]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("ending", ["stopped, data dir deleted", "killed, WAL still there"])
+@pytest.mark.parametrize(
+    ("shared", "ending"), [(FILES, STOPPED), (SERVERS, STOPPED), (SERVERS, KILLED)], indirect=["shared"]
+)
 def test_another_node_has_everything_and_open_clients_go_on(tmp_path: Path, shared: list[str], ending: str) -> None:
     first = BrokerProcess(tmp_path / "one", node_id=1, args=shared)
     with first:
@@ -112,7 +118,7 @@ def test_another_node_has_everything_and_open_clients_go_on(tmp_path: Path, shar
             client.start()
         wait_until_acknowledged(producers, more=500)
         commit_by_hand(first.address)
-        if ending.startswith("stopped"):
+        if ending == STOPPED:
             wait_until_acknowledged(producers, more=100)
             assert first.terminate() == 0
             shutil.rmtree(tmp_path / "one")
@@ -134,6 +140,7 @@ def test_another_node_has_everything_and_open_clients_go_on(tmp_path: Path, shar
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("shared", [SERVERS], indirect=True)
 def test_records_are_the_same_bytes_on_another_node(tmp_path: Path, shared: list[str]) -> None:
     with BrokerProcess(tmp_path / "one", node_id=1, args=shared) as first:
         create_topics(first.address)
