@@ -117,7 +117,10 @@ class Stream(Protocol):
         """As `read_cached`, from whichever tier has it. A range may end early at a tier's edge; call again to go on."""
 
     def ranges(self) -> Sequence[RangeInfo]:
-        """Committed ranges in order, from start_offset on. What is not uploaded yet is not among them."""
+        """Committed ranges in order, from start_offset on. What is not uploaded yet is not among them.
+
+        A view: use it before the next await.
+        """
 
     async def seek_timestamp(self, timestamp: int) -> int | None:
         """The base offset of a batch at or shortly before the first one whose max timestamp is >= `timestamp`.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from s3stream.api import InvariantBroken, RangeInfo
 from s3stream.catalog.api import StreamRange
@@ -98,9 +99,34 @@ class CommittedRanges:
             del column[:count]
         del self._refs[:count]
 
-    def infos(self) -> list[RangeInfo]:
-        return list(map(RangeInfo, self._starts, self._ends, self._sizes, self._timestamps))
+    def infos(self) -> Sequence[RangeInfo]:
+        """A view, to be used before the next await."""
+        return _Infos(self)
+
+    def info(self, i: int) -> RangeInfo:
+        return RangeInfo(self._starts[i], self._ends[i], self._sizes[i], self._timestamps[i])
 
     def _at(self, i: int) -> CommittedRange:
         following = tuple((ref.key, ref.size) for ref in self._refs[i + 1 : i + 1 + FOLLOWING_MAX])
         return CommittedRange(self._refs[i], self._starts[i], self._ends[i], following)
+
+
+class _Infos(Sequence[RangeInfo]):
+    """Made as they are looked at: retention looks at the first few of what may be hundreds of thousands."""
+
+    __slots__ = ("_ranges",)
+
+    def __init__(self, ranges: CommittedRanges) -> None:
+        self._ranges = ranges
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    @overload
+    def __getitem__(self, i: int) -> RangeInfo: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[RangeInfo]: ...
+    def __getitem__(self, i: int | slice) -> RangeInfo | list[RangeInfo]:
+        if isinstance(i, slice):
+            return [self._ranges.info(each) for each in range(*i.indices(len(self)))]
+        return self._ranges.info(i)
