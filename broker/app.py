@@ -166,7 +166,7 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
 
         epoch, lease = await _register(stack, catalog, store, settings, _advertised(settings, address), ending)
         storage = await _open_storage(stack, catalog, store, settings, epoch, lease, ending)
-        services = await _open_services(stack, catalog, storage, settings, config, epoch)
+        services = await _open_services(stack, catalog, storage, settings, config, epoch, ending)
 
         server = Server(services, api_table(handlers.MODULES), ServerLimits.from_config(config))
         storage.set_pressure_listener(server.pause_producers)
@@ -281,11 +281,17 @@ async def _close_storage(storage: S3Storage) -> None:
 
 
 async def _open_services(
-    stack: AsyncExitStack, catalog: Catalog, storage: S3Storage, settings: Settings, config: BrokerConfig, epoch: int
+    stack: AsyncExitStack,
+    catalog: Catalog,
+    storage: S3Storage,
+    settings: Settings,
+    config: BrokerConfig,
+    epoch: int,
+    ending: Ending,
 ) -> Services:
     """Metadata, partitions, coordinators; loaded and led here when this returns."""
     image = MetadataImage(catalog, config, settings.node_id)
-    await image.start()
+    await image.start(ending.fail)
     stack.push_async_callback(image.stop)
     partitions = Partitions(settings.node_id, storage, image, now_ms)
     stack.push_async_callback(partitions.close_all)

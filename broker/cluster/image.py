@@ -136,10 +136,10 @@ class MetadataImage:
         async with self._refreshing:
             self._apply(await self._catalog.load_changes(self.seq))
 
-    async def start(self) -> None:
-        """Load everything, then follow until `stop`."""
+    async def start(self, on_failed: Callable[[Exception], None] = lambda error: None) -> None:
+        """Load everything, then follow until `stop`. `on_failed` is told if following ended for a defect."""
         await self.refresh()
-        self._follower = asyncio.create_task(self._follow(), name="metadata-follower")
+        self._follower = asyncio.create_task(self._follow(on_failed), name="metadata-follower")
 
     async def stop(self) -> None:
         follower, self._follower = self._follower, None
@@ -148,7 +148,7 @@ class MetadataImage:
             with suppress(asyncio.CancelledError):
                 await follower
 
-    async def _follow(self) -> None:
+    async def _follow(self, on_failed: Callable[[Exception], None]) -> None:
         reachable = True
         while True:
             await asyncio.sleep(self._follow_interval_s)
@@ -159,6 +159,11 @@ class MetadataImage:
                 if reachable:
                     log.warning("metadata is not followed: catalog unreachable", error=str(error))
                 reachable = False
+            except Exception as error:
+                # A broker that serves frozen metadata would go on for ever.
+                log.exception("following the metadata has a defect")
+                on_failed(error)
+                return
             else:
                 if not reachable:
                     log.info("metadata is followed again", seq=self.seq)

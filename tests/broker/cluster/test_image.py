@@ -135,6 +135,21 @@ async def test_the_follower_keeps_the_image_over_an_outage_and_goes_on_after_it(
         await image.stop()
 
 
+async def test_a_follower_that_meets_a_defect_says_so(node: Cluster) -> None:
+    image = MetadataImage(node.catalog, node.config, NODE_ID, follow_interval_s=0.001)
+    failures: list[Exception] = []
+    await image.start(failures.append)
+
+    def fail(changes: Changes) -> None:
+        raise ValueError("a defect")
+
+    image.subscribe(fail)
+    await node.catalog.create_topic(NewTopic("t", [NODE_ID], {}))
+    await until(lambda: failures)
+    assert str(failures[0]) == "a defect"
+    await image.stop()
+
+
 class _Flaky:
     def __init__(self, node: Cluster) -> None:
         self.cluster_id = node.catalog.cluster_id
