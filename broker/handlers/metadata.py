@@ -52,7 +52,7 @@ def handle(
     if request.topics is None or (ctx.api_version == 0 and not request.topics):
         return _response(services, ctx, request, [_present(image, topic) for topic in image.topics()])
     answers: dict[bytes | str, MetadataResponseTopic] = {}
-    missing: list[str] = []
+    missing: dict[str, None] = {}
     for asked in request.topics:
         _answer(services, ctx.api_version, asked, answers, missing)
     if missing and request.allow_auto_topic_creation and services.config.auto_create_topics_enable:
@@ -67,7 +67,7 @@ def _answer(
     version: int,
     asked: MetadataRequestTopic,
     answers: dict[bytes | str, MetadataResponseTopic],
-    missing: list[str],
+    missing: dict[str, None],
 ) -> None:
     image, name, topic_id = services.image, asked.name, asked.topic_id
     if topic_id != ZERO_UUID:
@@ -85,8 +85,8 @@ def _answer(
         answers[name] = _present(image, topic)
     elif names.name_problem(name) is not None:
         answers[name] = _absent(ErrorCode.INVALID_TOPIC_EXCEPTION, name=name)
-    elif name not in missing:
-        missing.append(name)
+    else:
+        missing[name] = None
 
 
 async def _create_missing(
@@ -94,7 +94,7 @@ async def _create_missing(
     ctx: RequestContext,
     request: MetadataRequest,
     answers: dict[bytes | str, MetadataResponseTopic],
-    missing: list[str],
+    missing: dict[str, None],
 ) -> MetadataResponse:
     slots = asyncio.Semaphore(_AUTO_CREATIONS_MAX)
 

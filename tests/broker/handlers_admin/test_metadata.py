@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from uuid import uuid4
 
@@ -154,3 +155,11 @@ async def test_an_existing_topic_is_answered_without_waiting(node: Cluster) -> N
     request = MetadataRequest(topics=[MetadataRequestTopic(name="t")])
     ctx = RequestContext(metadata.API_KEY, LATEST, 1, "test", 1, "127.0.0.1")
     assert isinstance(metadata.handle(node.services, ctx, request), MetadataResponse)
+
+
+async def test_many_unknown_names_do_not_hold_up_the_broker(node: Cluster) -> None:
+    names = [f"unknown-{number}" for number in range(30_000)]
+    began = time.process_time()
+    response = await _ask(node, LATEST, *names)
+    assert time.process_time() - began < 5  # what is quadratic takes a multiple of that
+    assert [each.error_code for each in response.topics] == [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION] * len(names)
