@@ -216,7 +216,8 @@ class MetadataImage:
                 self._brokers.pop(node_id, None)
             else:
                 former = self._brokers.get(node_id)
-                if not broker.alive and not broker.closed and (former is None or former.alive):
+                is_gone = not broker.alive and not broker.closed and node_id != self.node_id
+                if is_gone and (former is None or former.alive):
                     log.warning("broker is not alive: the partitions that it leads are offline", node=node_id)
                 self._brokers[node_id] = broker
         self._derived.clear()
