@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from broker.coordinator.group.answers import join_error
 from broker.coordinator.group.membership import JoinContext
+from broker.coordinator.group.records import NAME_LENGTH_MAX
 from broker.coordinator.reply import Gathered, Reply
 from broker.request import Deferred, RequestContext
 from broker.services import Services
@@ -31,16 +32,29 @@ def handle(services: Services, ctx: RequestContext, request: JoinGroupRequest) -
     member_id = request.member_id
     reply = Reply(lambda code: join_error(code, member_id))
     context = JoinContext(ctx.api_version, ctx.client_id or "", f"/{ctx.client_host}", str(uuid4()))
-    if request.group_id:
+    if not 0 < len(request.group_id) <= NAME_LENGTH_MAX:
+        reply.refuse(ErrorCode.INVALID_GROUP_ID)
+    elif _longest_name(ctx, request) > NAME_LENGTH_MAX:
+        reply.refuse(ErrorCode.INVALID_REQUEST)
+    else:
         services.groups.submit(
             request.group_id, reply, lambda machine, out: machine.membership.join(out, reply, request, context)
         )
-    else:
-        reply.refuse(ErrorCode.INVALID_GROUP_ID)
     if ctx.api_version < _NULL_PROTOCOL_SINCE:
         return Gathered([reply], _without_null)
     settled: JoinGroupResponse | Deferred = reply.settled()
     return settled
+
+
+def _longest_name(ctx: RequestContext, request: JoinGroupRequest) -> int:
+    """In characters, of what goes into the group's record."""
+    names = (
+        ctx.client_id,
+        request.group_instance_id,
+        request.protocol_type,
+        *(each.name for each in request.protocols),
+    )
+    return max(len(name) for name in names if name is not None)
 
 
 def _without_null(parts: list[Any]) -> JoinGroupResponse:

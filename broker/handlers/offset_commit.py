@@ -13,6 +13,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from broker.coordinator.group.records import NAME_LENGTH_MAX
 from broker.coordinator.reply import Gathered, Reply
 from broker.request import Deferred, RequestContext
 from broker.services import Services
@@ -35,6 +36,8 @@ _TOPIC_IDS_SINCE = 10
 
 def handle(services: Services, ctx: RequestContext, request: OffsetCommitRequest) -> OffsetCommitResponse | Deferred:
     version = ctx.api_version
+    if len(request.group_id) > NAME_LENGTH_MAX:
+        return _refusal(request, ErrorCode.INVALID_GROUP_ID)
     refused = _take_out_unknown(services, request, version)
     if not request.topics:
         return OffsetCommitResponse(topics=refused)

@@ -26,6 +26,9 @@ from protocol.types import ZERO_UUID
 
 NO_EXPIRY = -1
 
+NAME_LENGTH_MAX = 8_000
+"""Characters of a group, member or protocol name that are accepted: with any of them it fits a record's int16 string."""
+
 _INT16 = Struct(">h")
 _INT32 = Struct(">i")
 _INT64 = Struct(">q")

@@ -2,7 +2,8 @@
 
 One shard for each partition of `__consumer_offsets` that is led here; a group belongs to the partition that its id
 hashes to. Shards follow the partitions: opened -> load and serve, closed -> refuse. A shard whose log failed is
-replaced by a new one, which loads once the log can say what is durable.
+replaced by a new one, which loads once the log can say what is durable. A shard whose log holds what is no record of a
+known kind stays closed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from broker.coordinator.partition_log import PartitionLog
 from broker.coordinator.partitioning import partition_for
 from broker.coordinator.reply import Reply
 from broker.coordinator.shard import Shard, ShardState
-from protocol.errors import ErrorCode
+from protocol.errors import ErrorCode, ProtocolError
 from protocol.records import Codec
 
 if TYPE_CHECKING:
@@ -175,6 +176,10 @@ class GroupService:
             try:
                 async with self._load_places:
                     await shard.load()
+            except ProtocolError as error:
+                # reading it again would not help; as with Kafka, these groups have no coordinator until it is mended
+                log.error("groups cannot be loaded", partition=shard.index, error=str(error))
+                shard.close()
             except Exception as error:
                 log.warning("groups not loaded", partition=shard.index, error=str(error))
                 await asyncio.sleep(RELOAD_DELAY_S)

@@ -32,6 +32,7 @@ from protocol.messages.offset_fetch import (
     OffsetFetchRequestTopics,
 )
 from protocol.messages.sync_group import SyncGroupRequestAssignment
+from protocol.records import Record, build_batch
 from tests.broker.coordinator.harness import subscription
 from tests.broker.handlers_groups.node import GroupNode, group_node
 
@@ -277,6 +278,19 @@ async def test_the_empty_group_id_is_for_offsets_only() -> None:
             assert response.error_code == ErrorCode.INVALID_GROUP_ID
 
 
+@pytest.mark.parametrize("fields", [{"group_id": "g" * 40_000}, {"group_instance_id": "i" * 32_760}])
+async def test_a_join_with_names_that_no_record_can_hold_is_refused(fields: dict[str, str]) -> None:
+    async with group_node() as node:
+        response = await join(node, version=9, **fields)
+        assert response.error_code in (ErrorCode.INVALID_GROUP_ID, ErrorCode.INVALID_REQUEST)
+        assert (await node.ask(list_groups, 5)).groups == []
+
+
+async def test_a_commit_of_a_group_whose_id_no_record_can_hold_is_refused() -> None:
+    async with group_node() as node:
+        assert await commit(node, 9, 0, group_id="g" * 40_000) == [ErrorCode.INVALID_GROUP_ID]
+
+
 # -- looking at groups -------------------------------------------------------------------------------------------------
 @versions(describe_groups)
 async def test_groups_are_described(version: int) -> None:
@@ -388,3 +402,18 @@ async def test_offsets_of_a_deleted_topic_are_forgotten() -> None:
         await node.learn({info.topic_id: None})
         groups = [OffsetFetchRequestGroup(group_id="g", topics=None)]
         assert (await node.ask(offset_fetch, 9, groups=groups)).groups[0].topics == []
+
+
+async def test_a_log_that_cannot_be_understood_takes_only_its_own_groups_out() -> None:
+    async with group_node() as node:
+        spoilt = node.groups.partition_of("g")
+        kept = next(name for name in ("a", "b", "c", "d", "e") if node.groups.partition_of(name) != spoilt)
+        await commit(node, 9, 0, group_id=kept)
+        partition = node.partitions.get(CONSUMER_OFFSETS, spoilt)
+        assert partition is not None
+        partition.append_internal(build_batch([Record(0, 1, b"", b"what is this")]))
+        node.storage.flush()
+        node.groups._opened(partition)
+        await node.groups.wait_loaded()
+        assert await commit(node, 9, 0) == [ErrorCode.NOT_COORDINATOR]
+        assert [each.group_id for each in (await node.ask(list_groups, 5)).groups] == [kept]
