@@ -145,7 +145,7 @@ async def test_a_follower_that_meets_a_defect_says_so(node: Cluster) -> None:
 
     image.subscribe(fail)
     await node.catalog.create_topic(NewTopic("t", [NODE_ID], {}))
-    await until(lambda: failures)
+    await until(lambda: bool(failures))
     assert str(failures[0]) == "a defect"
     await image.stop()
 
