@@ -26,7 +26,7 @@ from broker.partition.time_lookup import TimestampOffset
 from broker.request import RequestContext
 from broker.services import Services
 from protocol.api_keys import ApiKey
-from protocol.errors import ErrorCode
+from protocol.errors import ErrorCode, InvalidBatch
 from protocol.messages.list_offsets import (
     ListOffsetsPartition,
     ListOffsetsPartitionResponse,
@@ -113,7 +113,8 @@ async def _answer_by_time(
                 found = await partition.max_timestamp_offset()
             else:
                 found = await partition.offset_for_timestamp(wanted.timestamp, isolation_level)
-        except (PartitionError, StorageError) as error:
+        except (PartitionError, StorageError, InvalidBatch) as error:
+            # records are opaque to Produce: that a batch cannot be decoded may show only here
             answer.error_code = code_of(error)
         else:
             answer.timestamp, answer.offset, answer.leader_epoch = found or _NO_RECORD

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from protocol.errors import ErrorCode
+from protocol.errors import ErrorCode, InvalidBatch
 from s3stream.api import (
     ObjectCorrupt,
     OffsetOutOfRange,
@@ -52,6 +52,8 @@ def code_of(error: Exception) -> ErrorCode:
         return ErrorCode.OFFSET_OUT_OF_RANGE
     if isinstance(error, ObjectCorrupt):
         return ErrorCode.CORRUPT_MESSAGE
+    if isinstance(error, InvalidBatch):
+        return error.error_code
     if isinstance(error, StorageError):
         return ErrorCode.KAFKA_STORAGE_ERROR
     return ErrorCode.UNKNOWN_SERVER_ERROR

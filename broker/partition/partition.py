@@ -34,7 +34,7 @@ from broker.partition.leader_epochs import LeaderEpochs
 from broker.partition.opening import RecoveredState
 from broker.partition.producer_state import NO_PRODUCER_ID, ProducerStates
 from broker.partition.snapshot import encode_snapshot
-from broker.partition.time_lookup import TimestampOffset, latest_max_timestamp, offset_for_timestamp
+from broker.partition.time_lookup import TimestampOffset, max_timestamp_offset, offset_for_timestamp
 from protocol.errors import ErrorCode
 from protocol.records import BatchHeader, stamp, stamp_log_append_time
 from s3stream.api import FetchResult, StorageError, Stream, StreamClosed
@@ -327,8 +327,7 @@ class Partition:
 
     async def max_timestamp_offset(self) -> TimestampOffset | None:
         """The first record that has the largest timestamp, or None if the log is empty."""
-        timestamp = await latest_max_timestamp(self._log)
-        return None if timestamp is None else await offset_for_timestamp(self._log, timestamp, self.high_watermark)
+        return await max_timestamp_offset(self._log)
 
     def end_offset_for_epoch(self, leader_epoch: int) -> tuple[int, int]:
         """(epoch, end offset) as OffsetForLeaderEpoch answers; the current epoch so far ends at the high watermark."""

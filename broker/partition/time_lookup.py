@@ -7,14 +7,21 @@ batch whose max timestamp is late enough, and only that one is decoded.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NamedTuple
 
-from protocol.records import BatchHeader, decode_records, iter_batches
+from protocol.errors import InvalidBatch
+from protocol.records import BatchHeader, iter_batches, iter_records
 from s3stream.api import Stream
 
 CHUNK_SIZE = 1 << 20
 DECODE_INLINE_SIZE = 64 << 10
-"""Larger batches are decoded in a thread."""
+"""Larger batches, and all that are compressed, are decoded in a thread: their size says little."""
+RECORDS_MAX = 1_000_000
+"""Batches with more are found, but not the record in them."""
+_decoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="time-lookup")
+"""One: what batches decompress to is in memory once at a time, and other work in threads does not wait for it."""
 
 
 class TimestampOffset(NamedTuple):
@@ -54,29 +61,64 @@ async def _first_record(
         return TimestampOffset(
             header.max_timestamp, max(header.base_offset, start_offset), header.partition_leader_epoch
         )
-    if len(batch) <= DECODE_INLINE_SIZE:
-        records = decode_records(batch)
-    else:
-        records = await asyncio.to_thread(decode_records, batch)
-    for record in records:
+    if not header.codec and len(batch) <= DECODE_INLINE_SIZE:
+        return _search(header, batch, timestamp, start_offset)
+    running = asyncio.get_running_loop()
+    return await running.run_in_executor(_decoder, _search, header, batch, timestamp, start_offset)
+
+
+def _search(header: BatchHeader, batch: memoryview, timestamp: int, start_offset: int) -> TimestampOffset | None:
+    if header.record_count > RECORDS_MAX:
+        return TimestampOffset(
+            header.max_timestamp, max(header.base_offset, start_offset), header.partition_leader_epoch
+        )
+    for record in iter_records(batch):
         if record.timestamp >= timestamp and record.offset >= start_offset:
             return TimestampOffset(record.timestamp, record.offset, header.partition_leader_epoch)
     return None
 
 
-async def latest_max_timestamp(stream: Stream) -> int | None:
-    """The largest timestamp of any confirmed record: ranges know theirs, the un-uploaded tail is walked by headers."""
-    ranges = stream.ranges()
-    latest = max((each.max_timestamp for each in ranges), default=-1)
+async def max_timestamp_offset(stream: Stream) -> TimestampOffset | None:
+    """The first confirmed record that has the largest timestamp, or None if there is none.
+
+    Ranges and headers also count what was deleted from their beginning: if no record has the timestamp that they
+    promise, the first range is walked as well, and of the batch at the start of the log its records count.
+    """
     end_offset = stream.confirmed_offset
-    offset = max(stream.start_offset, ranges[-1].end_offset if ranges else stream.start_offset)
+    ranges = stream.ranges()
+    in_tail = await _latest(stream, max(stream.start_offset, ranges[-1].end_offset if ranges else 0), end_offset)
+    in_ranges = [each.max_timestamp for each in ranges]
+    found = await offset_for_timestamp(stream, max(in_tail, *in_ranges, 0), end_offset)
+    if found is None and ranges:
+        in_ranges[0] = await _latest(stream, stream.start_offset, ranges[0].end_offset)
+        found = await offset_for_timestamp(stream, max(in_tail, *in_ranges, 0), end_offset)
+    return found
+
+
+async def _latest(stream: Stream, offset: int, end_offset: int) -> int:
+    """The largest timestamp of [offset, end_offset) by its headers; by records where the log begins amid a batch."""
+    latest = -1
     while offset < end_offset:
         found = await stream.fetch(offset, CHUNK_SIZE, end_offset)
         if found.next_offset <= offset:
             break
         for buffer in found.buffers:
-            for header, _ in iter_batches(buffer):
-                latest = max(latest, header.max_timestamp)
+            for header, batch in iter_batches(buffer):
+                if header.base_offset >= stream.start_offset or header.is_log_append_time:
+                    latest = max(latest, header.max_timestamp)
+                else:
+                    running = asyncio.get_running_loop()
+                    kept = running.run_in_executor(_decoder, _latest_kept, header, batch, stream.start_offset)
+                    latest = max(latest, await kept)
         offset = found.next_offset
         await asyncio.sleep(0)
-    return latest if latest >= 0 else None
+    return latest
+
+
+def _latest_kept(header: BatchHeader, batch: memoryview, start_offset: int) -> int:
+    """Of a batch that begins before the log does."""
+    if header.record_count <= RECORDS_MAX:
+        with suppress(InvalidBatch):
+            records = iter_records(batch)
+            return max((each.timestamp for each in records if each.offset >= start_offset), default=-1)
+    return header.max_timestamp

@@ -16,7 +16,7 @@ path uses (`header`, `validation`, `stamping`) never looks behind the header, bu
 
 from __future__ import annotations
 
-from protocol.records.batch import Record, build_batch, decode_records, validate_records
+from protocol.records.batch import Record, build_batch, decode_records, iter_records, validate_records
 from protocol.records.compression import Codec
 from protocol.records.control import EndTxnMarker, build_end_txn_marker, parse_end_txn_marker
 from protocol.records.header import HEADER_SIZE, BatchHeader, iter_batches
@@ -33,6 +33,7 @@ __all__ = [
     "build_end_txn_marker",
     "decode_records",
     "iter_batches",
+    "iter_records",
     "parse_end_txn_marker",
     "stamp",
     "stamp_log_append_time",

@@ -11,7 +11,7 @@ before it, so that the bound on the size holds. Building is plain Python.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -48,7 +48,12 @@ class Record(NamedTuple):
 
 
 def decode_records(batch: Buffer, size_max: int = DECOMPRESSED_SIZE_MAX) -> list[Record]:
-    """All records of one batch. The CRC is not checked.
+    """All records of one batch. The CRC is not checked. Raises InvalidBatch as `iter_records`."""
+    return list(iter_records(batch, size_max))
+
+
+def iter_records(batch: Buffer, size_max: int = DECOMPRESSED_SIZE_MAX) -> Iterator[Record]:
+    """The records of one batch, one by one: a small compressed batch may hold millions. The CRC is not checked.
 
     Raises InvalidBatch if the batch is malformed, or its records have more than `size_max` bytes decompressed.
     """
@@ -65,7 +70,8 @@ def decode_records(batch: Buffer, size_max: int = DECOMPRESSED_SIZE_MAX) -> list
         batch = b"".join((_pack_header(header, len(body), header.attributes & ~CODEC_MASK), body))
     parser, failures = _record_parser()
     try:
-        return [Record(each.offset, each.timestamp, each.key, each.value, each.headers) for each in parser(batch)]
+        for each in parser(batch):
+            yield Record(each.offset, each.timestamp, each.key, each.value, each.headers)
     except failures as error:
         raise InvalidBatch(ErrorCode.CORRUPT_MESSAGE, f"records are malformed: {error}") from None
 

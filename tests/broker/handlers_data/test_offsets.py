@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import pytest
+from crc32c import crc32c
 
 from broker.handlers import delete_records, list_offsets, offset_for_leader_epoch
 from protocol.errors import ErrorCode
@@ -184,3 +185,27 @@ async def test_where_an_epoch_ended(epoch: int, current: int, expected: tuple[in
     request = OffsetForLeaderEpochRequest(topics=[OffsetForLeaderTopic(topic="t", partitions=[wanted])])
     answered = offset_for_leader_epoch.handle(node.services, context(23, 4), request).topics[0].partitions[0]
     assert (answered.error_code, answered.leader_epoch, answered.end_offset) == expected
+
+
+@pytest.mark.parametrize("uploaded", [True, False])
+async def test_the_max_timestamp_is_that_of_a_record_that_is_still_there(uploaded: bool) -> None:
+    node = Node()
+    await node.topic("t")
+    node.appended("t", batch([b"x", b"y"], timestamps=[NOW_MS + 100, NOW_MS]))
+    node.appended("t", batch([b"x", b"y"], timestamps=[NOW_MS + 5, NOW_MS + 7]))
+    if uploaded:
+        node.storage.streams[1].upload()
+    await deleted(node, 1)
+    latest = await listed(node, list_offsets.MAX_TIMESTAMP)
+    assert (latest.timestamp, latest.offset) == (NOW_MS + 7, 3)
+
+
+async def test_a_batch_that_cannot_be_decoded_is_the_error_of_its_partition() -> None:
+    node = await filled()
+    garbage = batch([b"x" * 100], timestamps=[NOW_MS + 5])
+    garbage[61:] = b"\xff" * (len(garbage) - 61)
+    garbage[17:21] = crc32c(memoryview(garbage)[21:]).to_bytes(4, "big")
+    assert node.appended("t", garbage).error_code == 0
+    assert (await listed(node, NOW_MS)).offset == 0
+    for timestamp in (NOW_MS + 1, list_offsets.MAX_TIMESTAMP):
+        assert (await listed(node, timestamp)).error_code == ErrorCode.CORRUPT_MESSAGE
