@@ -61,7 +61,9 @@ def consume(bootstrap: str, topic: str, group: str, count: int, asked: dict[str,
     )
     seen = 0
     while not stop.is_set() and (not count or seen < count):
-        batches = reader.poll(timeout_ms=200, max_records=min(500, count - seen) if count else None)
+        # kafka-python 3.0 loses its assignment when a poll times out just as the answer to its SyncGroup comes in
+        patience_ms = 1000 if reader.assignment() else 15_000
+        batches = reader.poll(timeout_ms=patience_ms, max_records=min(500, count - seen) if count else None)
         for records in batches.values():
             for record in records:
                 show(record)
