@@ -37,7 +37,7 @@ from broker.partition.snapshot import encode_snapshot
 from broker.partition.time_lookup import TimestampOffset, max_timestamp_offset, offset_for_timestamp
 from protocol.errors import ErrorCode
 from protocol.records import BatchHeader, stamp, stamp_log_append_time
-from s3stream.api import FetchResult, StorageError, Stream, StreamClosed
+from s3stream.api import FetchResult, StorageError, StorageFull, Stream, StreamClosed
 from wal.api import Buffer
 
 log = structlog.get_logger()
@@ -207,7 +207,13 @@ class Partition:
             timestamp = header.max_timestamp
             append_time = -1
             stamp(records, base_offset, self.leader_epoch)
-        self._append(records, base_offset, count, timestamp)
+        try:
+            self._append(records, base_offset, count, timestamp)
+        except StorageFull:
+            if producer_id != NO_PRODUCER_ID:
+                # those that are on their way behind it must not come before it
+                self.producers.expect(producer_id, header.producer_epoch, header.base_sequence, timestamp)
+            raise
         if producer_id != NO_PRODUCER_ID:
             self.producers.record(
                 producer_id, header.producer_epoch, header.base_sequence, count, base_offset, timestamp

@@ -135,6 +135,12 @@ class ProducerStates:
                 del batches[0]
         entry.last_timestamp = timestamp
 
+    def expect(self, producer_id: int, epoch: int, first_sequence: int, timestamp: int) -> None:
+        """A batch that may be sent again was refused: a producer that is new begins with this one and no later one."""
+        if producer_id not in self._entries:
+            nothing = SequencedBatch(-1, (first_sequence - 1) & _SEQUENCE_MAX, -1, timestamp)
+            self._entries[producer_id] = ProducerEntry(epoch, [nothing], timestamp)
+
     def restore(self, producer_id: int, entry: ProducerEntry) -> None:
         """Put back an entry of a snapshot."""
         self._entries[producer_id] = entry

@@ -276,3 +276,15 @@ async def test_repeats_of_deleted_records_are_recognised_after_a_restart() -> No
     node = await restarted(node)
     repeated = node.appended("t", batch([b"a", b"b"], producer_id=7, epoch=0, sequence=0))
     assert (repeated.error_code, repeated.base_offset) == (0, 0)
+
+
+async def test_a_new_producers_pipeline_stays_in_order_when_its_first_batch_finds_no_room() -> None:
+    node = Node()
+    topic = await node.topic("t")
+    first, second = (batch([b"a", b"b"], producer_id=7, epoch=0, sequence=sequence) for sequence in (0, 2))
+    node.log(topic).full = True
+    assert node.appended("t", bytearray(first)).error_code == ErrorCode.KAFKA_STORAGE_ERROR
+    node.log(topic).full = False
+    assert node.appended("t", bytearray(second)).error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    assert node.appended("t", bytearray(first)).base_offset == 0
+    assert node.appended("t", bytearray(second)).base_offset == 2
