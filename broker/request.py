@@ -7,6 +7,8 @@ A handler is `handle(services, ctx, request)`. It returns
 * a `Deferred`: completed later by a callback on the loop's thread, without task or future (Produce, Fetch);
 * None: no answer at all (Produce with acks=0).
 
+It may raise `Refused`, if it has nothing to answer with.
+
 Responses leave a connection in the order of its requests, whichever of these they are.
 """
 
@@ -14,6 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+
+class Refused(Exception):
+    """No answer exists for what the client sent: its connection closes, as Kafka's does, and a log line says why."""
 
 
 class RequestContext:

@@ -8,15 +8,17 @@ v3-v13. v5 log start offset; v7 zstd; v8 per-record errors (KIP-467); v9 flexibl
 * One batch per partition, magic 2; each partition has its own error. Batches are kept as they came, so the topic's
   `compression.type` has no effect.
 * A repeat of a batch (idempotence) is answered with the offset of the first, once that one is durable.
+* Only the broker writes to internal topics: INVALID_TOPIC_EXCEPTION.
 * Full or failed storage is KAFKA_STORAGE_ERROR, which clients retry: the outcome of what was in flight is unknown.
 * `timeout_ms` has no effect: there are no replicas to wait for, and an append is not given up on once it is made.
 """
 
 from __future__ import annotations
 
+from broker.cluster.names import INTERNAL_TOPICS
 from broker.leadership import absence_code, current_leader
 from broker.partition.errors import BatchRefused, PartitionError, code_of
-from broker.request import Deferred, RequestContext
+from broker.request import Deferred, Refused, RequestContext
 from broker.services import Services
 from protocol.api_keys import ApiKey
 from protocol.errors import ErrorCode
@@ -43,13 +45,11 @@ _ZSTD_SINCE = 7
 _ENDPOINTS_SINCE = 10
 _REFUSED_UNSEEN = (ErrorCode.MESSAGE_TOO_LARGE, ErrorCode.CORRUPT_MESSAGE)
 """Answered without the log start offset, as by Kafka."""
+_ADMIN_CLIENT_ID = "__admin_client"
+"""The one client id that may write to internal topics, as with Kafka."""
 _NO_OFFSET = -1
 _NO_LEADER = LeaderIdAndEpoch()
 """Shared by all answers that name no leader; never changed."""
-
-
-class UnansweredProduceFailed(Exception):
-    """An error with acks=0: there is no response to put it in, so that the connection has to close."""
 
 
 class PendingProduce(Deferred):
@@ -98,6 +98,7 @@ def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> 
     pending = PendingProduce(response)
     now_ms = services.now_ms()
     zstd = ctx.api_version >= _ZSTD_SINCE
+    may_write_internal = ctx.client_id == _ADMIN_CLIENT_ID
     size = 0
     failed = False
     for topic in request.topic_data:
@@ -113,7 +114,7 @@ def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> 
         for data in topic.partition_data:
             answer = PartitionProduceResponse(index=data.index, current_leader=_NO_LEADER)
             answers.append(answer)
-            if _append(services, topic, name, data, answer, pending, now_ms, zstd):
+            if _append(services, topic, name, data, answer, pending, now_ms, zstd, may_write_internal):
                 size += len(data.records)  # type: ignore[arg-type]
             else:
                 failed = True
@@ -121,7 +122,7 @@ def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> 
     response.throttle_time_ms = ctx.throttle_time_ms
     if request.acks == 0:
         if failed:
-            raise UnansweredProduceFailed("a batch with acks=0 was refused")
+            raise Refused(f"a batch with acks=0 was refused: {_first_error(response)}")
         return None
     if failed and ctx.api_version >= _ENDPOINTS_SINCE:
         _name_leaders(services, response)
@@ -138,8 +139,12 @@ def _append(
     pending: PendingProduce,
     now_ms: int,
     zstd: bool,
+    may_write_internal: bool,
 ) -> bool:
     """Append the batch of one partition and put the outcome into `answer`."""
+    if name in INTERNAL_TOPICS and not may_write_internal:
+        _fail(answer, ErrorCode.INVALID_TOPIC_EXCEPTION, f"only brokers write to {name}")
+        return False
     partition = services.partitions.get(name, data.index)
     if partition is None:
         _fail(answer, _absence(services, topic, name, data.index), None)
@@ -177,6 +182,15 @@ def _absence(services: Services, topic: TopicProduceData, name: str, index: int)
     if topic.topic_id != ZERO_UUID and not name:
         return ErrorCode.UNKNOWN_TOPIC_ID
     return absence_code(services.image.topic(name), index)
+
+
+def _first_error(response: ProduceResponse) -> str:
+    return next(
+        f"{ErrorCode(answer.error_code).name} for partition {answer.index} of {topic.name!r:.300}"
+        for topic in response.responses
+        for answer in topic.partition_responses
+        if answer.error_code
+    )
 
 
 def _fail(answer: PartitionProduceResponse, code: ErrorCode, message: str | None) -> None:

@@ -13,10 +13,15 @@ from broker.config.topic_config import TopicConfig
 from broker.partition.errors import BatchRefused
 from protocol.errors import ErrorCode, InvalidBatch
 from protocol.records import BatchHeader, Record, validate_batches, validate_records
+from protocol.records.validation import RECORD_SIZE_MIN
 
 _LONG_MAX = 2**63 - 1
 _NO_TIMESTAMP = -1
 _RECORD_ERRORS_SHOWN = 3
+RECORDS_CHECKED_MAX = 50_000
+"""Records of a batch that are looked at one by one, on the event loop. More is too large: producers split it."""
+DECOMPRESSED_SIZE_MAX = 32 << 20
+"""Bytes of such a batch, decompressed."""
 
 
 class AppendRules:
@@ -58,8 +63,14 @@ class AppendRules:
         return header
 
     def _check_records(self, batch: memoryview, header: BatchHeader, now_ms: int) -> None:
+        if header.record_count > RECORDS_CHECKED_MAX:
+            credible = header.record_count * RECORD_SIZE_MIN <= DECOMPRESSED_SIZE_MAX
+            raise BatchRefused(
+                ErrorCode.MESSAGE_TOO_LARGE if credible else ErrorCode.INVALID_RECORD,
+                f"{header.record_count} records in a batch, {RECORDS_CHECKED_MAX} are accepted where each is checked",
+            )
         try:
-            records = validate_records(batch)
+            records = validate_records(batch, DECOMPRESSED_SIZE_MAX)
         except InvalidBatch as error:
             # the CRC was right, so that sending it again would not help
             raise BatchRefused(ErrorCode.INVALID_RECORD, error.message) from None

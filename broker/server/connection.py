@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 import structlog
 
 from broker.handlers.api_versions import unsupported_version_response
-from broker.request import RequestContext
+from broker.request import Refused, RequestContext
 from broker.server.dispatch import AWAITABLE, DEFERRED, MESSAGE, NOTHING, Api, result_kind
 from broker.server.limits import STALL_SIZE
 from broker.server.receiver import Receiver
@@ -53,10 +53,6 @@ TURN = 16
 STOPPING = 32
 
 _read_prefix = Struct(">hhi").unpack_from
-
-
-class Refused(Exception):
-    """The client sent what no answer exists for; the connection closes, as Kafka's does."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -213,6 +209,8 @@ class Connection(asyncio.BufferedProtocol):
                     self._write(out)
                     out.clear()
                 return
+        except Refused:
+            raise
         except Exception as error:
             slot = self._new_slot(api, version, correlation_id, size)
             self.handler_failed(slot, error)

@@ -30,7 +30,7 @@ def batch(codec: Codec = Codec.NONE, count: int = 3) -> bytes:
 
 def requests(key: ApiKey, version: int, rng: random.Random, count: int) -> list[bytes]:
     """Frames of one API and version, half of them with damaged bytes."""
-    frames = []
+    frames: list[bytes] = []
     layout = message_layout(request_class(key), version)
     while len(frames) < count:
         try:
@@ -62,7 +62,7 @@ def damaged(frame: bytes, rng: random.Random) -> bytes:
 
 def _struct(layout: StructLayout, rng: random.Random) -> Any:
     fields = {each.name: _value(each, rng) for each in (*layout.plain, *layout.tagged)}
-    return layout.cls(**fields)  # type: ignore[call-arg]
+    return layout.cls(**fields)
 
 
 def _value(each: FieldLayout, rng: random.Random) -> Any:
