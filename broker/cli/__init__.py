@@ -13,7 +13,7 @@ gc.disable()  # importing makes many objects and no garbage: 0.18 s of 0.51; `se
 import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated  # noqa: E402
+from typing import Annotated, NoReturn  # noqa: E402
 
 import typer  # noqa: E402
 
@@ -92,10 +92,38 @@ def version() -> None:
 def main() -> None:
     """The console script."""
     try:
-        app()
+        code = app(prog_name="tailrace", standalone_mode=False)
     except CommandError as error:
-        print(f"tailrace: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except typer.Abort:
+        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        usage = _usage_problem(error)
+        if usage is None:
+            raise
+        _fail(usage, 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(line: str, exit_code: int) -> NoReturn:
+    print(f"tailrace: {line}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def _usage_problem(error: Exception) -> str | None:
+    """What typer says of a wrong call, in one line. Its exceptions are not public: they are known by what they have.
+
+    None: `error` is something else.
+    """
+    if not hasattr(error, "format_message"):
+        return None
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "tailrace"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        message = "a command is missing"
+    else:
+        message = " ".join(error.format_message().split()).rstrip(".")
+    return f"{message} (see {path} --help)"

@@ -32,6 +32,14 @@ def tailrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         (["topics", "list", "--bootstrap", "127.0.0.1:1"], 1, "no broker reachable at 127.0.0.1:1"),
         (["groups", "describe", "g", "--bootstrap", "x"], 2, "is not HOST:PORT"),
         (["topics", "create", "t", "--config", "novalue"], 2, "is not KEY=VALUE"),
+        ([], 2, "a command is missing (see tailrace --help)"),
+        (["topics"], 2, "a command is missing (see tailrace topics --help)"),
+        (["topics", "bogus"], 2, "No such command 'bogus'"),
+        (["serve", "--bogus"], 2, "No such option: --bogus"),
+        (["serve", "--node-id"], 2, "'--node-id' requires an argument"),
+        (["topics", "create"], 2, "Missing argument 'name'"),
+        (["topics", "create", "t", "--partitions", "x"], 2, "Invalid value for '--partitions'"),
+        (["topics", "list", "extra"], 2, "unexpected extra argument"),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(arguments: list[str], exit_code: int, words: str) -> None:
