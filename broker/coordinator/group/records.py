@@ -27,7 +27,7 @@ from protocol.types import ZERO_UUID
 NO_EXPIRY = -1
 
 NAME_LENGTH_MAX = 8_000
-"""Characters of a group, member or protocol name that are accepted: with any of them it fits a record's int16 string."""
+"""Characters of a group, member or protocol name that are accepted: any such fits an int16 string of a record."""
 
 _INT16 = Struct(">h")
 _INT32 = Struct(">i")
