@@ -30,7 +30,7 @@ pytestmark = [
 PARTITIONS = 4
 PRODUCERS = 3
 RECORD_SIZE = 10_000
-RECORDS_PER_PRODUCER = 11_000
+RECORDS_PER_PRODUCER = 9_000
 STORE_RATE = 12e6
 UNUPLOADED_MAX = 48 * MIB
 LIMITS = {
@@ -105,6 +105,7 @@ def until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.timeout(240)
 def test_a_slow_store_slows_producers_down_and_nothing_grows_or_is_lost(
     tmp_path: Path, seaweedfs: SeaweedFs, s3_url: str
 ) -> None:
@@ -120,10 +121,12 @@ def test_a_slow_store_slows_producers_down_and_nothing_grows_or_is_lost(
                 return sum(producer.acknowledged for producer in producers)
 
             until(lambda: acknowledged() * RECORD_SIZE > 30 * MIB)
-            idle_hands = stalled_clients(broker)
+            stalled = stalled_clients(broker)
             probe = RawConnection(broker.host, broker.port)
             latencies, backlog_max = [], 0
-            while acknowledged() * RECORD_SIZE < 200 * MIB:
+            deadline = time.monotonic() + TIMEOUT_S
+            while acknowledged() * RECORD_SIZE < 150 * MIB:
+                assert time.monotonic() < deadline
                 passed = proxy.passed
                 backlog_max = max(backlog_max, acknowledged() * RECORD_SIZE - passed)
                 began = time.monotonic()
@@ -131,7 +134,6 @@ def test_a_slow_store_slows_producers_down_and_nothing_grows_or_is_lost(
                 probe.receive_fetch()
                 latencies.append(time.monotonic() - began)
                 time.sleep(0.05)
-                assert latencies[-1] < TIMEOUT_S
             assert any(producer.is_alive() for producer in producers), "the store was not too slow"
 
             proxy.rate = 1e9
@@ -140,11 +142,12 @@ def test_a_slow_store_slows_producers_down_and_nothing_grows_or_is_lost(
             assert [error for producer in producers for error in producer.errors] == []
             assert acknowledged() == PRODUCERS * RECORDS_PER_PRODUCER
             assert max(producer.throttle_s_max for producer in producers) > 0
-            assert 24 * MIB < backlog_max < UNUPLOADED_MAX + 8 * MIB
+            # What has passed the proxy may still be in flight: un-uploaded by the broker's own reckoning.
+            assert 12 * MIB < backlog_max < UNUPLOADED_MAX
             assert sorted(latencies)[len(latencies) // 2] < 0.1
             assert_all_there(broker)
             assert broker.resident_size_max() < RESIDENT_MAX
-            for connection in [probe, *idle_hands]:
+            for connection in [probe, *stalled]:
                 connection.close()
 
 
