@@ -51,6 +51,7 @@ MEMORY = 4
 PRESSURE = 8
 TURN = 16
 STOPPING = 32
+CLOSING = 64
 
 _read_prefix = Struct(">hhi").unpack_from
 
@@ -212,6 +213,8 @@ class Connection(asyncio.BufferedProtocol):
         except Refused:
             raise
         except Exception as error:
+            self._write(out)
+            out.clear()
             slot = self._new_slot(api, version, correlation_id, size)
             self.handler_failed(slot, error)
             return
@@ -376,7 +379,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _write(self, pieces: list[Buffer]) -> None:
         """Small responses are joined: one write, and nothing of theirs is pinned. Large pieces are not copied."""
-        if self._transport.is_closing():
+        if not pieces or self._transport.is_closing():
             return
         if len(pieces) == 1:
             self._transport.write(pieces[0])
@@ -420,6 +423,7 @@ class Connection(asyncio.BufferedProtocol):
         """Send what has been written and close; `reason` is logged (rate-limited)."""
         if reason is not None and not self._transport.is_closing():
             self._server.report_closed(self, reason)
+        self._paused |= CLOSING  # nothing that was sent behind it is dispatched
         self._transport.close()
 
     def abort(self) -> None:

@@ -370,3 +370,21 @@ async def test_a_stop_lets_requests_finish_and_does_not_wait_for_long_polls() ->
         assert polls.cancelled == 1
         assert await poller.closed_by_server()
         assert await client.closed_by_server()
+
+
+async def test_nothing_is_dispatched_behind_a_request_that_closed_the_connection() -> None:
+    dispatched: list[int] = []
+
+    def fail(services: Any, ctx: RequestContext, request: Any) -> MetadataResponse:
+        raise ValueError("a defect")
+
+    def note(services: Any, ctx: RequestContext, request: Any) -> HeartbeatResponse:
+        dispatched.append(ctx.correlation_id)
+        return HeartbeatResponse()
+
+    async with serving({ApiKey.LIST_OFFSETS: fail, HEARTBEAT: note}) as server:
+        client = await RawClient.connect(server)
+        client.writer.write(frame(HEARTBEAT, 1) + frame(ApiKey.LIST_OFFSETS, 2) + frame(HEARTBEAT, 3))
+        assert (await client.receive(HEARTBEAT))[0] == 1
+        assert await client.closed_by_server()
+        assert dispatched == [1]
