@@ -9,7 +9,7 @@ import typer
 
 from broker.cli.errors import CommandError
 from broker.cli.output import Json, show
-from broker.cli.targets import DEFAULT_BOOTSTRAP, Bootstrap
+from broker.cli.targets import DEFAULT_BOOTSTRAP, Bootstrap, GroupId
 
 if TYPE_CHECKING:
     from broker.cli.client import Client
@@ -40,7 +40,7 @@ def list_groups(bootstrap: Bootstrap = DEFAULT_BOOTSTRAP, json: Json = False) ->
 
 @app.command()
 def describe(
-    group: str,
+    group: GroupId,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
     members: Annotated[bool, typer.Option("--members", help="Show its members instead of its offsets.")] = False,
     json: Json = False,

@@ -9,7 +9,7 @@ import typer
 
 from broker.cli.errors import CommandError
 from broker.cli.output import Json, show
-from broker.cli.targets import DEFAULT_BOOTSTRAP, Bootstrap
+from broker.cli.targets import DEFAULT_BOOTSTRAP, Bootstrap, TopicName
 
 if TYPE_CHECKING:
     from broker.cli.client import Client
@@ -43,11 +43,13 @@ def list_topics(
 
 @app.command()
 def create(
-    name: str,
+    name: TopicName,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-    partitions: Annotated[int | None, typer.Option(min=1, help="Default: num.partitions of the broker.")] = None,
+    partitions: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Default: num.partitions of the broker.")
+    ] = None,
     replication_factor: Annotated[
-        int | None, typer.Option(min=1, help="Recorded; durability is the object store's.")
+        int | None, typer.Option(metavar="N", min=1, help="Recorded; durability is the object store's.")
     ] = None,
     config: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Topic config; may be repeated.")
@@ -82,7 +84,7 @@ def create(
 
 @app.command()
 def describe(
-    name: str,
+    name: TopicName,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
     configs: Annotated[bool, typer.Option("--configs", help="Show its configs instead of its partitions.")] = False,
     json: Json = False,
@@ -99,7 +101,7 @@ def describe(
 
 
 @app.command()
-def delete(name: str, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> None:
+def delete(name: TopicName, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> None:
     """Delete a topic and its records."""
     from broker.cli.client import Client, check
     from protocol.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState

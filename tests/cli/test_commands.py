@@ -37,7 +37,7 @@ def tailrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         (["topics", "bogus"], 2, "No such command 'bogus'"),
         (["serve", "--bogus"], 2, "No such option: --bogus"),
         (["serve", "--node-id"], 2, "'--node-id' requires an argument"),
-        (["topics", "create"], 2, "Missing argument 'name'"),
+        (["topics", "create"], 2, "Missing argument 'TOPIC'"),
         (["topics", "create", "t", "--partitions", "x"], 2, "Invalid value for '--partitions'"),
         (["topics", "list", "extra"], 2, "unexpected extra argument"),
     ],
