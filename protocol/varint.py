@@ -67,19 +67,3 @@ def zigzag_varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
-
-
-def read_zigzag_varint(buffer: Buffer, position: int) -> tuple[int, int]:
-    """Decode up to 64 bits. Raises IndexError at the end of the buffer, DecodeError if it is longer."""
-    value = shift = 0
-    while True:
-        byte = buffer[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 128:
-            if value >= 1 << 64:
-                raise DecodeError("varint of more than 64 bits")
-            return (value >> 1) ^ -(value & 1), position
-        shift += 7
-        if shift > 63:
-            raise DecodeError("varint of more than 64 bits")

@@ -7,7 +7,7 @@ separated by commas. A value that is refused raises `ConfigError` with Kafka's w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
@@ -225,8 +225,3 @@ def throttled_replicas(name: str, value: Value) -> None:
         raise invalid(
             name, shown, f"{name} must be the literal '*' or a list of replicas in the following format: {form}"
         )
-
-
-def join_list(items: Sequence[str]) -> str:
-    """A list's text form."""
-    return ",".join(items)

@@ -34,10 +34,6 @@ class FieldLayout(NamedTuple):
     struct: StructLayout | None
 
     @property
-    def fixed_format(self) -> str | None:
-        return None if self.array else FIXED_FORMATS.get(self.type)
-
-    @property
     def defaults_to_null(self) -> bool:
         return self.default == "null" or (self.type == "records" and not self.array)
 
