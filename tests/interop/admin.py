@@ -1,7 +1,12 @@
-"""Topic set-up for the interop tests, through librdkafka's admin client."""
+"""Topics and records for tests about something else, made in this process through librdkafka."""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 
@@ -10,3 +15,14 @@ def create_topic(bootstrap: str, name: str, partitions: int) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap})
     wanted = NewTopic(name, partitions, 1, config={"retention.ms": "-1"})
     admin.create_topics([wanted])[name].result(30)
+
+
+def produce(bootstrap: str, topic: str, records: Iterable[dict[str, Any]], records_per_batch: int = 10_000) -> None:
+    """Records without headers, as `clients.record` makes them, all acknowledged on return."""
+    producer = Producer(
+        {"bootstrap.servers": bootstrap, "enable.idempotence": True, "batch.num.messages": records_per_batch}
+    )
+    for each in records:
+        key, value = base64.b64decode(each["k"]), base64.b64decode(each["v"])
+        producer.produce(topic, value, key, each["p"], timestamp=each["t"])
+    assert producer.flush(60) == 0

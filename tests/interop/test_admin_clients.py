@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .admin import create_topic
+from .admin import create_topic, produce
 from .clients import CLIENTS, Client, record
 
 pytestmark = pytest.mark.interop
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.interop
 def test_an_admin_client_does_its_work(bootstrap: str, topic: str, client: Client) -> None:
     create_topic(bootstrap, topic, partitions=1)
     group = f"{topic}-g"
-    CLIENTS[0].produce(bootstrap, topic, [record(b"k", b"v", 1_700_000_000_000, partition=0) for _ in range(30)])
+    produce(bootstrap, topic, [record(b"k", b"v", 1_700_000_000_000, partition=0) for _ in range(30)])
     CLIENTS[0].consume(bootstrap, topic, group, 30)
     assert client.run("admin", bootstrap, topic, group) == [
         {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .admin import create_topic
+from .admin import create_topic, produce
 from .clients import CLIENTS, Client, RunningConsumer, Settings, record
 
 pytestmark = pytest.mark.interop
@@ -52,6 +52,7 @@ def produce_until(send: Callable[[], None], done: Callable[[], bool], timeout_s:
     while not done():
         assert time.monotonic() < deadline, "the group did not settle"
         send()
+        time.sleep(0.2)
 
 
 def test_members_come_and_go_and_nothing_is_missed(bootstrap: str, topic: str, client: Client) -> None:
@@ -76,7 +77,7 @@ def test_a_static_member_that_comes_back_keeps_its_partitions(bootstrap: str, to
 
     def send() -> None:
         batch = numbered(len(sent), 40)
-        client.produce(bootstrap, topic, batch)
+        produce(bootstrap, topic, batch)
         sent.extend(batch)
 
     def member(instance: str) -> AbstractContextManager[RunningConsumer]:
@@ -110,7 +111,7 @@ def come_and_go(bootstrap: str, topic: str, client: Client, settings: Settings =
 
     def send() -> None:
         batch = numbered(len(sent), 40)
-        client.produce(bootstrap, topic, batch)
+        produce(bootstrap, topic, batch)
         sent.extend(batch)
 
     def partitions(running: RunningConsumer, since: int = 0) -> set[int]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from .admin import create_topic
+from .admin import create_topic, produce
 from .clients import CLIENTS, kafka_classpath, need, record
 
 pytestmark = pytest.mark.interop
@@ -93,9 +93,9 @@ def test_consumer_groups_tool_shows_lag_and_resets_by_time(bootstrap: str, topic
     create_topic(bootstrap, topic, partitions=2)
     group = f"{topic}-g"
     client = CLIENTS[0]
-    client.produce(bootstrap, topic, [record(b"k", b"v", BASE_TIME + i, partition=i % 2) for i in range(100)])
+    produce(bootstrap, topic, [record(b"k", b"v", BASE_TIME + i, partition=i % 2) for i in range(100)])
     client.consume(bootstrap, topic, group, 100)
-    client.produce(bootstrap, topic, [record(b"k", b"v", BASE_TIME + i, partition=0) for i in range(100, 107)])
+    produce(bootstrap, topic, [record(b"k", b"v", BASE_TIME + i, partition=0) for i in range(100, 107)])
     tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
     at = ("--bootstrap-server", bootstrap, "--group", group)
 
@@ -123,7 +123,7 @@ def test_consumer_groups_tool_shows_lag_and_resets_by_time(bootstrap: str, topic
 def test_console_consumer_formats_the_offsets_topic(bootstrap: str, topic: str) -> None:
     create_topic(bootstrap, topic, partitions=1)
     group = f"{topic}-g"
-    CLIENTS[0].produce(bootstrap, topic, [record(b"k", b"v", BASE_TIME + i, partition=0) for i in range(25)])
+    produce(bootstrap, topic, [record(b"k", b"v", BASE_TIME + i, partition=0) for i in range(25)])
     CLIENTS[0].consume(bootstrap, topic, group, 25)
 
     reader = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused"})
@@ -152,7 +152,7 @@ def test_console_consumer_formats_the_offsets_topic(bootstrap: str, topic: str) 
 
 def test_delete_records_and_get_offsets_tools(bootstrap: str, topic: str, tmp_path: Path) -> None:
     create_topic(bootstrap, topic, partitions=1)
-    CLIENTS[0].produce(bootstrap, topic, [record(b"k", b"v", BASE_TIME + i, partition=0) for i in range(30)])
+    produce(bootstrap, topic, [record(b"k", b"v", BASE_TIME + i, partition=0) for i in range(30)])
     wanted = tmp_path / "delete.json"
     wanted.write_text(f'{{"version": 1, "partitions": [{{"topic": "{topic}", "partition": 0, "offset": 12}}]}}')
     run(
@@ -169,7 +169,7 @@ def test_delete_records_and_get_offsets_tools(bootstrap: str, topic: str, tmp_pa
 
 def test_log_dirs_and_cluster_tools(bootstrap: str, topic: str) -> None:
     create_topic(bootstrap, topic, partitions=1)
-    CLIENTS[0].produce(bootstrap, topic, [record(b"k", b"v" * 1000, BASE_TIME, partition=0)])
+    produce(bootstrap, topic, [record(b"k", b"v" * 1000, BASE_TIME, partition=0)])
     told = run(
         "org.apache.kafka.tools.LogDirsCommand",
         *("--bootstrap-server", bootstrap, "--describe", "--topic-list", topic),

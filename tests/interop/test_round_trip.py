@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .admin import create_topic
+from .admin import create_topic, produce
 from .clients import CLIENTS, Client, record
 
 pytestmark = pytest.mark.interop
@@ -88,7 +88,7 @@ def test_acks_of_zero_and_one(bootstrap: str, topic: str, client: Client) -> Non
 def test_seeks_back_and_forth(bootstrap: str, topic: str, client: Client) -> None:
     create_topic(bootstrap, topic, partitions=1)
     sent = [record(b"k", b"%d" % i, BASE_TIME + i, partition=0) for i in range(300)]
-    CLIENTS[0].produce(bootstrap, topic, sent, settings=["batch.num.messages=50"])  # seeks go into and over batches
+    produce(bootstrap, topic, sent, records_per_batch=50)  # seeks go into and over batches
     offsets = [270, 3, 299, 0, 149, 150]
     got = client.run("seek", bootstrap, topic, *offsets)
     assert [(each["o"], each["v"]) for each in got] == [(offset, sent[offset]["v"]) for offset in offsets]
