@@ -21,7 +21,6 @@ from .load import (
     wait_until_drained,
 )
 from .postgres import PostgresServer
-from .postgres import postgres_server as postgres_server
 from .seaweedfs import ACCESS_KEY, SECRET_KEY, SeaweedFs
 
 pytestmark = pytest.mark.integration

@@ -28,10 +28,6 @@ from .load import (
     wait_until_acknowledged,
     wait_until_drained,
 )
-from .postgres import postgres_server as postgres_server
-from .postgres import postgres_url as postgres_url
-from .seaweedfs import s3_url as s3_url
-from .seaweedfs import seaweedfs as seaweedfs
 
 pytestmark = pytest.mark.integration
 TOPICS = {"orders": 4, "stamped": 2}
