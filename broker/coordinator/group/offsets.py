@@ -39,6 +39,7 @@ from protocol.messages.offset_fetch import (
 from protocol.types import ZERO_UUID
 
 _GROUP_ID_NOT_FOUND_SINCE = 9
+_TIMESTAMP_MAX = 2**63 - 1
 _SWEPT_PER_EVENT = 500
 """Offsets that one step over all groups looks at, so that it never holds the loop for long."""
 _SWEEP_PAUSE_MS = 5
@@ -72,7 +73,8 @@ class Offsets:
         group_id = request.group_id
         self._check_commit(request, version)
         now_ms = out.now_ms
-        expire_timestamp = NO_EXPIRY if request.retention_time_ms == -1 else now_ms + request.retention_time_ms
+        retention_ms = request.retention_time_ms
+        expire_timestamp = NO_EXPIRY if retention_ms == -1 else min(now_ms + retention_ms, _TIMESTAMP_MAX)
         metadata_size_max = self._config.offset_metadata_size_max
         records = out.records
         topics = []

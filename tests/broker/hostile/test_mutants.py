@@ -16,7 +16,15 @@ from broker import handlers
 from broker.app import Ending, RunningBroker, running_broker
 from broker.settings import load_settings
 from protocol.api_keys import ApiKey
+from protocol.codec import encode_request
+from protocol.errors import ErrorCode
 from protocol.messages.create_topics import CreatableTopic, CreatableTopicConfig
+from protocol.messages.find_coordinator import FindCoordinatorRequest
+from protocol.messages.offset_commit import (
+    OffsetCommitRequest,
+    OffsetCommitRequestPartition,
+    OffsetCommitRequestTopic,
+)
 from tests.broker.hostile.mutation import COMPACTED, TOPIC, requests
 from tests.broker.server.harness import RawClient
 
@@ -71,6 +79,23 @@ async def answer(broker: RunningBroker, frame: bytes) -> bytes:
         return b""
     finally:
         writer.close()
+
+
+async def test_a_commit_may_ask_to_be_kept_for_ever(broker: RunningBroker) -> None:
+    partition = OffsetCommitRequestPartition(partition_index=0, committed_offset=1)
+    topics = [OffsetCommitRequestTopic(name=TOPIC, partitions=[partition])]
+    request = OffsetCommitRequest(group_id="g", retention_time_ms=2**63 - 1, topics=topics)
+    client = RawClient(*await asyncio.open_connection(*broker.address))
+    codes = [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS]
+    async with asyncio.timeout(10):
+        while codes[0] in (ErrorCode.COORDINATOR_LOAD_IN_PROGRESS, ErrorCode.NOT_COORDINATOR):
+            client.writer.write(encode_request(ApiKey.FIND_COORDINATOR, 2, 1, "test", FindCoordinatorRequest(key="g")))
+            await client.receive(ApiKey.FIND_COORDINATOR, 2)
+            client.writer.write(encode_request(ApiKey.OFFSET_COMMIT, 3, 1, "test", request))
+            _, answered = await client.receive(ApiKey.OFFSET_COMMIT, 3)
+            codes = [each.error_code for each in answered.topics[0].partitions]
+    assert codes == [0]
+    client.close()
 
 
 async def test_no_mutant_of_any_request_makes_a_handler_fail(broker: RunningBroker) -> None:
