@@ -376,7 +376,8 @@ async def test_losing_the_partition_refuses_and_getting_it_back_loads() -> None:
         assert await commit(node, 9, 1) == [ErrorCode.NOT_COORDINATOR]
 
 
-async def test_a_log_that_failed_is_loaded_again() -> None:
+async def test_a_log_that_failed_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.coordinator.shard.FULL_MAX_S", 0.0)
     async with group_node() as node:
         await commit(node, 9, 1)
         index = node.groups.partition_of("g")
