@@ -10,7 +10,9 @@ serve: $(VENV)/.serve
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not integration and not interop" $(ARGS)
-	$(BIN)/python -m pytest -m "integration or interop" $(ARGS)
+	@echo "building the drivers of the foreign clients (once; a minute)"
+	@$(BIN)/python -m tests.interop.clients
+	$(BIN)/python -m pytest -m "integration or interop" -n 2 $(ARGS)
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not integration and not interop" $(ARGS)

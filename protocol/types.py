@@ -109,3 +109,8 @@ class Field(NamedTuple):
                 raise ValueError(f"unknown option {option!r} of field {name!r}")
         array = type_.startswith("[]")
         return cls(name, type_.removeprefix("[]"), array, Versions.parse(versions), nullable, tag, tagged, default)
+
+
+def has_field(cls: type[Struct], name: str, version: int) -> bool:
+    """Whether this version of the struct has the field of this name."""
+    return any(field.name == name and version in field.versions for field in map(Field.parse, cls.FIELDS))

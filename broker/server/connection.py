@@ -334,7 +334,7 @@ class Connection(asyncio.BufferedProtocol):
             client=self.client_host,
             exc_info=error,
         )
-        response = slot.api.failure_response()
+        response = slot.api.failure_response(slot.version)
         if response is None:
             self.close(f"{slot.api.name} failed")
         else:

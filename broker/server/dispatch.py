@@ -10,6 +10,7 @@ from broker.request import Deferred
 from protocol.api_keys import ApiKey
 from protocol.codec import response_class
 from protocol.errors import ErrorCode
+from protocol.types import has_field
 
 LONG_POLLS = frozenset({ApiKey.FETCH, ApiKey.JOIN_GROUP, ApiKey.SYNC_GROUP})
 """Their waiting is part of the API: a graceful stop does not wait for them."""
@@ -45,9 +46,9 @@ class Api:
         self.is_abandoned_with_client = key in ABANDONED_WITH_CLIENT
         self._response_class: Any = response_class(key)
 
-    def failure_response(self) -> Any:
-        """UNKNOWN_SERVER_ERROR, or None where the message has no error code of its own to say it with."""
-        if "error_code" not in self._response_class.__slots__:
+    def failure_response(self, version: int) -> Any:
+        """UNKNOWN_SERVER_ERROR, or None where this version has no error code of its own to say it with."""
+        if not has_field(self._response_class, "error_code", version):
             return None
         return self._response_class(error_code=ErrorCode.UNKNOWN_SERVER_ERROR)
 

@@ -28,6 +28,7 @@ from s3stream.objectstore.api import (
     StoreFull,
     StoreUnreachable,
 )
+from s3stream.objectstore.file_writing import write_synced
 from wal.api import Buffer
 
 P = ParamSpec("P")
@@ -35,7 +36,6 @@ R = TypeVar("R")
 
 _PARTIAL = ".partial"
 _PARTIAL_AGE_MAX_S = 86_400
-_IOV_MAX = 1024
 _LIST_CHUNK = 1000
 _THREADS_MAX = 4
 
@@ -141,13 +141,8 @@ class FileStore:
         directory = os.path.dirname(path)
         self._make_durable(directory)
         partial = os.path.join(self._root, _PARTIAL, secrets.token_hex(12))
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         try:
-            try:
-                _write_all(fd, pieces)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            write_synced(partial, pieces)
             publish(partial, path)
         except BaseException:
             self._durable.clear()
@@ -164,17 +159,6 @@ class FileStore:
             os.mkdir(directory)
         _sync(parent)
         self._durable.add(directory)
-
-
-def _write_all(fd: int, pieces: Sequence[Buffer]) -> None:
-    for start in range(0, len(pieces), _IOV_MAX):
-        some = pieces[start : start + _IOV_MAX]
-        size = sum(map(len, some))
-        written = os.writev(fd, some)
-        if written < size:
-            rest = memoryview(b"".join(some))
-            while written < size:
-                written += os.write(fd, rest[written:])
 
 
 def _link(partial: str, path: str) -> None:

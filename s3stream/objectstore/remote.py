@@ -34,12 +34,11 @@ from s3stream.objectstore.api import (
     StoreRefused,
     StoreUnreachable,
 )
+from s3stream.objectstore.pieces import joined_runs
 from wal.api import Buffer
 
 _DELETE_CHUNK = 1000
 _LIST_CHUNK = 1000
-_JOIN_BELOW = 4096
-_JOINED_SIZE = 65_536
 CLIENT_OPTIONS: dict[str, Any] = {
     "timeout": timedelta(seconds=60),
     "connect_timeout": timedelta(seconds=5),
@@ -70,11 +69,11 @@ class RemoteStore:
 
     async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
         with self._errors("PUT", key):
-            await obstore.put_async(self._store, key, _chunks(pieces), use_multipart=False)
+            await obstore.put_async(self._store, key, joined_runs(pieces), use_multipart=False)
 
     async def put_if_absent(self, key: str, pieces: Sequence[Buffer]) -> None:
         with self._errors("PUT", key):
-            await obstore.put_async(self._store, key, _chunks(pieces), mode="create", use_multipart=False)
+            await obstore.put_async(self._store, key, joined_runs(pieces), mode="create", use_multipart=False)
 
     async def get(self, key: str) -> Buffer:
         with self._errors("GET", key):
@@ -151,28 +150,6 @@ class RemoteStore:
                 raise RangeInvalid(f"{key}: {_reason(error)}") from error
             kind = StoreRefused if any(code in text for code in _REFUSALS) else StoreUnreachable
             raise kind(f"{self._name}: {verb} {key} failed: {_reason(error)}") from error
-
-
-def _chunks(pieces: Sequence[Buffer]) -> Iterator[Buffer]:
-    """The pieces themselves, which the library sends without a copy; runs of small ones joined, for its costs are per
-    chunk."""
-    run: list[Buffer] = []
-    run_size = 0
-    for piece in pieces:
-        if len(piece) < _JOIN_BELOW:
-            run.append(piece)
-            run_size += len(piece)
-            if run_size < _JOINED_SIZE:
-                continue
-            yield b"".join(run)
-        else:
-            if run:
-                yield b"".join(run)
-            yield piece
-        run = []
-        run_size = 0
-    if run:
-        yield b"".join(run)
 
 
 def _reason(error: BaseException) -> str:

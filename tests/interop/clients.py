@@ -1,7 +1,8 @@
 """The foreign clients, as commands: each is built once into a cache folder, and skipped where its toolchain is absent.
 
 The folder is $TAILRACE_TEST_CACHE, or `tailrace-tests` under the user's cache folder. Apache Kafka's jars come from
-Maven Central by the pom beside this file.
+Maven Central by the pom beside this file. `python -m tests.interop.clients` builds all of them, as `make test` does
+before it starts tests side by side.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ def fresh_copy(name: str) -> Path:
     return Path(shutil.copytree(DRIVERS / name, CACHE / name, dirs_exist_ok=True))
 
 
+def is_stale(built: Path, source: Path) -> bool:
+    return not built.exists() or built.stat().st_mtime < source.stat().st_mtime
+
+
 @cache
 def kafka_classpath() -> str:
     """Apache Kafka's own jars: clients, console tools, perf tools, Connect."""
@@ -66,9 +71,10 @@ def kafka_classpath() -> str:
 @cache
 def java_driver() -> list[str]:
     need("javac")
-    classes = CACHE / "java"
-    classes.mkdir(parents=True, exist_ok=True)
-    build(["javac", "-cp", kafka_classpath(), "-d", str(classes), str(DRIVERS / "java" / "Driver.java")], CACHE)
+    classes, source = CACHE / "java", DRIVERS / "java" / "Driver.java"
+    if is_stale(classes / "Driver.class", source):
+        classes.mkdir(parents=True, exist_ok=True)
+        build(["javac", "-cp", kafka_classpath(), "-d", str(classes), str(source)], CACHE)
     return [
         need("java"),
         "-Xmx256m",
@@ -92,9 +98,10 @@ def kafkajs_driver() -> list[str]:
 @cache
 def franz_driver() -> list[str]:
     go = need("go")
-    folder = fresh_copy("franz")
-    build([go, "build", "-o", "driver", "."], folder)
-    return [str(folder / "driver")]
+    program = CACHE / "franz" / "driver"
+    if any(is_stale(program, source) for source in (DRIVERS / "franz").iterdir()):
+        build([go, "build", "-o", "driver", "."], fresh_copy("franz"))
+    return [str(program)]
 
 
 def python_driver(name: str) -> Callable[[], list[str]]:
@@ -231,3 +238,16 @@ CLIENTS = [
     Client("kafkajs", kafkajs_driver, ("none", "gzip", "snappy", "lz4")),
     Client("franz-go", franz_driver),
 ]
+
+
+def build_all() -> None:
+    """Build every driver, and say which toolchain is absent."""
+    for client in CLIENTS:
+        try:
+            client.driver()
+        except pytest.skip.Exception as absent:
+            print(f"no tests of {client.name}: {absent.msg}")
+
+
+if __name__ == "__main__":
+    build_all()

@@ -274,10 +274,11 @@ async def test_a_failed_handler_whose_answer_has_no_error_code_ends_the_connecti
     def handle(services: Any, ctx: RequestContext, request: Any) -> Any:
         raise RuntimeError("defect")
 
-    async with serving({ApiKey.PRODUCE: handle}) as server:
-        client = await RawClient.connect(server)
-        client.send(ApiKey.PRODUCE, 1)
-        assert await client.closed_by_server()
+    async with serving({ApiKey.PRODUCE: handle, ApiKey.METADATA: handle}) as server:
+        for api, version in ((ApiKey.PRODUCE, 9), (ApiKey.METADATA, 12)):
+            client = await RawClient.connect(server)
+            client.send(api, 1, version)
+            assert await client.closed_by_server()
 
 
 GARBAGE = {
