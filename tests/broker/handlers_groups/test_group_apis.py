@@ -414,7 +414,7 @@ async def test_a_log_that_cannot_be_understood_takes_only_its_own_groups_out() -
         assert partition is not None
         partition.append_internal(build_batch([Record(0, 1, b"", b"what is this")]))
         node.storage.flush()
-        node.groups._opened(partition)
+        node.groups._host._opened(partition)
         await node.groups.wait_loaded()
         assert await commit(node, 9, 0) == [ErrorCode.NOT_COORDINATOR]
         assert [each.group_id for each in (await node.ask(list_groups, 5)).groups] == [kept]
