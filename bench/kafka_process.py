@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.free_ports import free_ports
 from bench.process_stats import cpu_seconds
 
 START_TIMEOUT_S = 60.0
@@ -35,7 +36,7 @@ class KafkaProcess:
 
     def start(self) -> KafkaProcess:
         self._dir.mkdir(parents=True, exist_ok=True)
-        port, controller = _free_port(), _free_port()
+        port, controller = free_ports(2)
         self.address = f"127.0.0.1:{port}"
         config = self._dir / "server.properties"
         config.write_text(
@@ -124,13 +125,6 @@ def find_libs(given: str | None) -> Path:
     if folder is None or not any(folder.glob("kafka-clients-*.jar")):
         raise KafkaFailed("no Kafka jars: set KAFKA_HOME, or give --kafka-libs DIR (Apache Kafka 4.3.1)")
     return folder
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _accepts(port: int) -> bool:

@@ -15,7 +15,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -25,6 +24,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from bench.free_ports import free_port
 
 PASSWORD = "right-horse"
 _START_TIMEOUT_S = 30.0
@@ -176,10 +177,3 @@ def _as_server_user() -> dict[str, int]:
         return {}
     nobody = pwd.getpwnam("nobody")
     return {"user": nobody.pw_uid, "group": nobody.pw_gid}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

