@@ -36,6 +36,7 @@ from broker.fetch_sessions import FetchSessions
 from broker.lease import Lease
 from broker.log_setup import configure_logging
 from broker.partitions import Partitions
+from broker.peers import Peers
 from broker.producer_ids import ProducerIds
 from broker.retention import Retention
 from broker.server.dispatch import api_table
@@ -168,7 +169,9 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         storage = await _open_storage(stack, catalog, store, settings, epoch, lease, ending)
         services = await _open_services(stack, catalog, storage, settings, config, epoch, ending)
 
-        server = Server(services, api_table(handlers.MODULES), ServerLimits.from_config(config))
+        apis = api_table(handlers.MODULES)
+        services.peers.serve_locally(services, apis)
+        server = Server(services, apis, ServerLimits.from_config(config))
         storage.set_pressure_listener(server.pause_producers)
         await server.start(listening)
         stack.push_async_callback(server.stop)
@@ -300,6 +303,8 @@ async def _open_services(
     stack.push_async_callback(topics.close)
     producer_ids = ProducerIds(partial(catalog.allocate_producer_ids, settings.node_id, epoch))
     stack.push_async_callback(producer_ids.close)
+    peers = Peers(image)
+    stack.push_async_callback(peers.close)
     groups = GroupService(config, image, partitions, topics, now_ms)
     await groups.start()
     stack.push_async_callback(groups.stop)
@@ -317,6 +322,7 @@ async def _open_services(
         groups=groups,
         fetch_sessions=FetchSessions(config.max_incremental_fetch_session_cache_slots),
         producer_ids=producer_ids,
+        peers=peers,
         now_ms=now_ms,
         fetch_memory=FetchMemory(settings.storage.fetch_memory_max),
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from broker.coordinator.group.service import GroupService
     from broker.fetch_sessions import FetchSessions
     from broker.partitions import Partitions
+    from broker.peers import Peers
     from broker.producer_ids import ProducerIds
     from s3stream.api import Storage
     from s3stream.catalog.api import Catalog
@@ -39,5 +40,7 @@ class Services:
     groups: GroupService
     fetch_sessions: FetchSessions
     producer_ids: ProducerIds
+    peers: Peers
+    """Requests to brokers by node id, to this one as well."""
     now_ms: Callable[[], int]
     fetch_memory: FetchMemory = field(default_factory=lambda: FetchMemory(FETCH_MEMORY_MAX))

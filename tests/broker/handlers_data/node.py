@@ -13,6 +13,7 @@ from broker.config.broker_config import BrokerConfig
 from broker.fetch_sessions import FetchSessions
 from broker.handlers import fetch, produce
 from broker.partitions import Partitions
+from broker.peers import Peers
 from broker.producer_ids import ProducerIds
 from broker.request import Deferred, RequestContext
 from broker.services import Services
@@ -74,6 +75,7 @@ class Node:
             groups=SimpleNamespace(),  # type: ignore[arg-type]
             fetch_sessions=self.sessions,
             producer_ids=self.producer_ids,
+            peers=Peers(self.image),
             now_ms=lambda: self.now_ms,
         )
         self._stream_ids = 0
