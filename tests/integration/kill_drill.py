@@ -3,16 +3,21 @@
 Also by hand, with another seed each time:
 
     python -m tests.integration.kill_drill --kills 10 --runs 5 --when startup --small-blocks
+    python -m tests.integration.kill_drill --store s3 --catalog postgres --clients java,aiokafka
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
@@ -21,6 +26,7 @@ from confluent_kafka.cimpl import NewTopic
 from bench.broker_process import BrokerProcess
 from bench.history import Outcome, check
 
+from .foreign_producers import FOREIGN
 from .load import (
     WatchedConsumer,
     WatchedProducer,
@@ -29,6 +35,8 @@ from .load import (
     wait_until_acknowledged,
     wait_until_drained,
 )
+from .postgres import PostgresServer
+from .seaweedfs import ACCESS_KEY, SECRET_KEY, SeaweedFs
 
 TOPICS = {"plain": 6, "log-append-time": 3, "one-partition": 1}
 CONFIGS = {"log-append-time": {"message.timestamp.type": "LogAppendTime"}}
@@ -50,6 +58,12 @@ class Plan:
     env: Mapping[str, str] = field(default_factory=dict)
     churn: bool = True
     """Consumers come and go."""
+    args: Sequence[str] = ()
+    """Further flags of `tailrace serve`."""
+    clients: Sequence[str] = ()
+    """Other libraries that produce beside librdkafka: names of `FOREIGN`."""
+    count_objects: Callable[[], int] | None = None
+    """Where they are not files in the data dir."""
 
 
 def create_topics(address: str) -> None:
@@ -64,7 +78,7 @@ def create_topics(address: str) -> None:
 def run(plan: Plan, directory: Path) -> str:
     """Returns a line about what was done. Raises AssertionError with the violations."""
     chance = random.Random(plan.seed)
-    with BrokerProcess(directory / "data", env=plan.env) as broker:
+    with BrokerProcess(directory / "data", args=plan.args, env=plan.env) as broker:
         create_topics(broker.address)
         producers = [
             WatchedProducer(
@@ -76,13 +90,14 @@ def run(plan: Plan, directory: Path) -> str:
             )
             for number in range(plan.producers)
         ]
+        foreign = [FOREIGN[name](broker.address, TOPICS, name, plan.rate_per_s) for name in plan.clients]
         consumers = [WatchedConsumer(broker.address, TOPICS, "g", f"c{number}") for number in range(2)]
-        for client in (*producers, *consumers):
+        for client in (*producers, *foreign, *consumers):
             client.start()
         for number in range(plan.kills):
             wait_until_acknowledged(producers, more=chance.randrange(100, plan.rate_per_s))
             if plan.when == "upload":
-                _wait_for_new_object(broker.data_dir)
+                _wait_for_change(plan.count_objects or partial(_count_files, broker.data_dir / "objects"))
             broker.kill()
             if plan.when == "startup":
                 _kill_while_it_starts(broker, chance)
@@ -92,7 +107,7 @@ def run(plan: Plan, directory: Path) -> str:
                 consumers.append(WatchedConsumer(broker.address, TOPICS, "g", f"c{len(consumers)}"))
                 consumers[-1].start()
         wait_until_acknowledged(producers, more=500)
-        for producer in producers:
+        for producer in (*producers, *foreign):
             producer.stop()
         wait_until_drained(broker.address, TOPICS, "g")
         for consumer in {consumers[0], consumers[-1]}:
@@ -102,17 +117,18 @@ def run(plan: Plan, directory: Path) -> str:
     assert "has a defect" not in broker.log()
     assert "Traceback" not in broker.log()
     for topic, log in logs.items():
-        history = history_of(topic, producers, consumers, log, drained=True)
+        history = history_of(topic, [*producers, *foreign], consumers, log, drained=True)
         violations = check(history)
         assert violations == [], f"seed {plan.seed}, {topic}: {len(violations)} violations: {violations[:5]}"
         assert all(send.outcome is Outcome.ACKNOWLEDGED for send in history.sends), f"seed {plan.seed}"
-    sent = sum(len(producer.sends) for producer in producers)
+    sent = sum(len(producer.sends) for producer in (*producers, *foreign))
     without_offset = sum(send.offset is None for producer in producers for _, send in producer.sends)
     assigned = sum(len(consumer.assignments) for consumer in consumers)
     assert sent > plan.kills * 100 * plan.producers
+    beside = "".join(f", {len(each.sends)} by {each.name}" for each in foreign)
     return (
-        f"{plan.kills} kills ({plan.when}), {sent} records acknowledged, of them {without_offset} without offset, "
-        f"{assigned} assignments: sound"
+        f"{plan.kills} kills ({plan.when}), {sent} records acknowledged, of them {without_offset} without offset"
+        f"{beside}, {assigned} assignments: sound"
     )
 
 
@@ -123,8 +139,8 @@ def _kill_while_it_starts(broker: BrokerProcess, chance: random.Random) -> None:
         broker.kill()
 
 
-def _wait_for_new_object(data_dir: Path) -> None:
-    _wait_for_change(lambda: sum(1 for path in (data_dir / "objects").rglob("*") if path.is_file()))
+def _count_files(directory: Path) -> int:
+    return sum(1 for path in directory.rglob("*") if path.is_file())
 
 
 def _wait_for_change(look: Callable[[], int]) -> None:
@@ -142,14 +158,47 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=1000)
     parser.add_argument("--when", choices=("load", "startup", "upload"), default="load")
     parser.add_argument("--small-blocks", action="store_true")
+    parser.add_argument("--store", choices=("file", "s3"), default="file")
+    parser.add_argument("--catalog", choices=("sqlite", "postgres"), default="sqlite")
+    parser.add_argument("--clients", type=lambda names: names.split(","), default=[])
     options = parser.parse_args()
-    for number in range(options.runs):
-        seed = options.seed + number if options.seed is not None else random.randrange(1 << 32)
-        env = SMALL_BLOCKS if options.small_blocks else {}
-        plan = Plan(seed, options.kills, options.when, rate_per_s=options.rate, env=env)
-        directory = Path(tempfile.mkdtemp(prefix="tailrace-kill-drill-"))
-        print(f"seed {seed} in {directory}", flush=True)
-        print(run(plan, directory), flush=True)
+    with ExitStack() as servers:
+        new_store = _start_s3(servers) if options.store == "s3" else None
+        new_catalog = _start_postgres(servers) if options.catalog == "postgres" else None
+        for number in range(options.runs):
+            seed = options.seed + number if options.seed is not None else random.randrange(1 << 32)
+            env = SMALL_BLOCKS if options.small_blocks else {}
+            plan = Plan(seed, options.kills, options.when, rate_per_s=options.rate, env=env, clients=options.clients)
+            if new_store is not None:
+                objects, count_objects = new_store()
+                plan = replace(plan, args=[*plan.args, "--objects", objects], count_objects=count_objects)
+            if new_catalog is not None:
+                plan = replace(plan, args=[*plan.args, "--metadata", new_catalog()])
+            directory = Path(tempfile.mkdtemp(prefix="tailrace-kill-drill-"))
+            print(f"seed {seed} in {directory}", flush=True)
+            print(run(plan, directory), flush=True)
+            shutil.rmtree(directory)
+
+
+def _start_s3(servers: ExitStack) -> Callable[[], tuple[str, Callable[[], int]]]:
+    """Returns what makes a new prefix: its URL, and a count of its objects."""
+    store = SeaweedFs(Path(servers.enter_context(tempfile.TemporaryDirectory(prefix="tailrace-kill-drill-s3-"))))
+    store.start()
+    servers.callback(store.stop)
+    os.environ |= {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+
+    def new() -> tuple[str, Callable[[], int]]:
+        url = store.fresh_url()
+        return url, lambda: store.count_objects(url)
+
+    return new
+
+
+def _start_postgres(servers: ExitStack) -> Callable[[], str]:
+    server = PostgresServer(Path(servers.enter_context(tempfile.TemporaryDirectory(prefix="tailrace-kill-drill-pg-"))))
+    server.start()
+    servers.callback(server.stop)
+    return server.new_database
 
 
 if __name__ == "__main__":

@@ -75,14 +75,21 @@ class WatchedClient(threading.Thread):
         raise NotImplementedError
 
 
-class WatchedProducer(WatchedClient):
+class Sender(WatchedClient):
+    """A client that remembers its sends, each with its topic."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.sends: list[tuple[str, Send]] = []
+
+
+class WatchedProducer(Sender):
     """An idempotent acks=all producer that sends numbered records to all partitions until it is told to stop."""
 
     def __init__(
         self, bootstrap: str, topics: Topics, name: str, rate_per_s: int, config: Mapping[str, str | int] | None = None
     ) -> None:
         super().__init__(name)
-        self.sends: list[tuple[str, Send]] = []
         self.acknowledged = 0
         self.errors: list[str] = []
         self._places = [(topic, partition) for topic, count in topics.items() for partition in range(count)]
@@ -283,7 +290,7 @@ def read_log(bootstrap: str, topic: str, partitions: int) -> list[Seen]:
 
 def history_of(
     topic: str,
-    producers: Sequence[WatchedProducer],
+    producers: Sequence[Sender],
     consumers: Sequence[WatchedConsumer],
     log: list[Seen],
     *,

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -107,6 +108,12 @@ class SeaweedFs:
 
     def store_url(self, bucket: str, prefix: str = "") -> str:
         return f"s3://{bucket}/{prefix}?endpoint={self.endpoint}&region=us-east-1&path_style=true"
+
+    def count_objects(self, url: str) -> int:
+        """Those of a store URL of this server."""
+        parts = urlsplit(url)
+        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=parts.path[1:])
+        return sum(page["KeyCount"] for page in pages)
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
