@@ -72,6 +72,11 @@ class BrokerConfig:
     transaction_state_log_segment_bytes: int
     transaction_max_timeout_ms: int
     transactional_id_expiration_ms: int
+    transaction_abort_timed_out_transaction_cleanup_interval_ms: int
+    transaction_remove_expired_transaction_cleanup_interval_ms: int
+    transaction_partition_verification_enable: bool
+    add_partitions_to_txn_retry_backoff_ms: int
+    add_partitions_to_txn_retry_backoff_max_ms: int
 
     def __init__(self, static: Mapping[str, str] | None = None) -> None:
         self.static: Mapping[str, str] = MappingProxyType(dict(static or {}))
