@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,43 +27,67 @@ class KafkaFailed(Exception):
 
 
 class KafkaProcess:
-    """One node, broker and controller in one, on a free loopback port, with the settings of a fresh installation."""
+    """One node, broker and controller in one, on a free loopback port, with the settings of a fresh installation.
 
-    def __init__(self, libs: Path, data_dir: Path) -> None:
+    `settings` are further lines of server.properties. A start after `kill` keeps the port and the data.
+    """
+
+    def __init__(
+        self, libs: Path, data_dir: Path, settings: Mapping[str, str] | None = None, *, heap: str = "1g"
+    ) -> None:
         self._java = ["java", "-cp", f"{libs}/*"]
         self._dir = data_dir
+        self._settings = dict(settings or {})
+        self._heap = heap
+        self._config = data_dir / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
-        self.address = ""
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     def start(self) -> KafkaProcess:
-        self._dir.mkdir(parents=True, exist_ok=True)
-        port, controller = free_ports(2)
-        self.address = f"127.0.0.1:{port}"
-        config = self._dir / "server.properties"
-        config.write_text(
-            "process.roles=broker,controller\nnode.id=1\n"
-            f"controller.quorum.voters=1@127.0.0.1:{controller}\n"
-            f"listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n"
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n"
-            f"controller.listener.names=CONTROLLER\nlog.dirs={self._dir / 'data'}\n"
-            "offsets.topic.replication.factor=1\nnum.partitions=4\n"
-        )
-        storage = [*self._java, "kafka.tools.StorageTool"]
-        cluster = subprocess.run([*storage, "random-uuid"], capture_output=True, text=True, check=True).stdout.strip()
-        subprocess.run([*storage, "format", "-t", cluster, "-c", str(config)], capture_output=True, check=True)
-        with (self._dir / "server.log").open("wb") as log:
+        if not self._config.exists():
+            self._format()
+        with (self._dir / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._java[:1], "-Xms1g", "-Xmx1g", *self._java[1:], "kafka.Kafka", str(config)],
+                [
+                    *(self._java[0], f"-Xms{self._heap}", f"-Xmx{self._heap}", *self._java[1:]),
+                    *("kafka.Kafka", str(self._config)),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not _accepts(port):
+        while not _accepts(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise KafkaFailed((self._dir / "server.log").read_text(errors="replace")[-2000:])
             time.sleep(0.05)
         return self
+
+    def _format(self) -> None:
+        self._dir.mkdir(parents=True, exist_ok=True)
+        self.port, controller = free_ports(2)
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(self._dir / "data"),
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "num.partitions": "4",
+            **self._settings,
+        }
+        self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        storage = [*self._java, "kafka.tools.StorageTool"]
+        cluster = subprocess.run([*storage, "random-uuid"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run([*storage, "format", "-t", cluster, "-c", str(self._config)], capture_output=True, check=True)
 
     @property
     def pid(self) -> int:
@@ -72,6 +97,12 @@ class KafkaProcess:
 
     def cpu_seconds(self) -> float:
         return cpu_seconds(self.pid)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:

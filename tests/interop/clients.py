@@ -69,21 +69,33 @@ def kafka_classpath() -> str:
 
 
 @cache
-def java_driver() -> list[str]:
+def java_classes() -> Path:
+    """The compiled programs of drivers/java."""
     need("javac")
-    classes, source = CACHE / "java", DRIVERS / "java" / "Driver.java"
-    if is_stale(classes / "Driver.class", source):
+    classes, sources = CACHE / "java", sorted((DRIVERS / "java").glob("*.java"))
+    if any(is_stale(classes / f"{source.stem}.class", source) for source in sources):
         classes.mkdir(parents=True, exist_ok=True)
-        build(["javac", "-cp", kafka_classpath(), "-d", str(classes), str(source)], CACHE)
+        build(["javac", "-cp", kafka_classpath(), "-d", str(classes), *map(str, sources)], CACHE)
+    return classes
+
+
+def java_program(main: str, log_level: str = "warn") -> list[str]:
+    """The command that runs one of drivers/java, or any class of Kafka's jars."""
     return [
         need("java"),
         "-Xmx256m",
         "-XX:TieredStopAtLevel=1",
-        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-XX:+UseSerialGC",
+        f"-Dorg.slf4j.simpleLogger.defaultLogLevel={log_level}",
         "-cp",
-        f"{classes}{os.pathsep}{kafka_classpath()}",
-        "Driver",
+        f"{java_classes()}{os.pathsep}{kafka_classpath()}",
+        main,
     ]
+
+
+@cache
+def java_driver() -> list[str]:
+    return java_program("Driver")
 
 
 @cache

@@ -1,0 +1,59 @@
+// Runs Kafka's command line tools one after the other in one process; its lines are described in ../README.md.
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.io.BufferedReader;
+import java.io.ByteArrayOutputStream;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.lang.reflect.InvocationTargetException;
+import java.nio.charset.StandardCharsets;
+import org.apache.kafka.common.utils.Exit;
+
+public class ToolShell {
+    static final ObjectMapper JSON = new ObjectMapper();
+
+    static class Exited extends RuntimeException {
+        final int code;
+
+        Exited(int code) {
+            super(null, null, false, false);
+            this.code = code;
+        }
+    }
+
+    static void exit(int code, String message) {
+        if (message != null) System.err.println(message);
+        throw new Exited(code);
+    }
+
+    static int run(String tool, String[] arguments) throws Exception {
+        try {
+            Class.forName(tool).getMethod("main", String[].class).invoke(null, (Object) arguments);
+            return 0;
+        } catch (InvocationTargetException thrown) {
+            if (thrown.getCause() instanceof Exited exited) return exited.code;
+            System.err.println(thrown.getCause());
+            return 1;
+        }
+    }
+
+    public static void main(String[] ignored) throws Exception {
+        Exit.setExitProcedure(ToolShell::exit);
+        Exit.setHaltProcedure(ToolShell::exit);
+        Exit.setShutdownHookAdder((name, hook) -> { });
+        PrintStream out = System.out;
+        var in = new BufferedReader(new InputStreamReader(System.in));
+        for (String line = in.readLine(); line != null; line = in.readLine()) {
+            JsonNode wanted = JSON.readTree(line);
+            String[] arguments = JSON.convertValue(wanted.get("arguments"), String[].class);
+            var said = new ByteArrayOutputStream();
+            var complained = new ByteArrayOutputStream();
+            System.setOut(new PrintStream(said, true));
+            System.setErr(new PrintStream(complained, true));
+            int code = run(wanted.get("tool").asText(), arguments);
+            System.out.flush();
+            out.println(JSON.createObjectNode().put("code", code)
+                .put("out", said.toString(StandardCharsets.UTF_8)).put("err", complained.toString(StandardCharsets.UTF_8)));
+        }
+    }
+}
