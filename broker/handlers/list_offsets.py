@@ -110,7 +110,7 @@ async def _answer_by_time(
         try:
             partition = _find(services, topic, wanted)
             if wanted.timestamp == MAX_TIMESTAMP:
-                found = await partition.max_timestamp_offset()
+                found = await partition.max_timestamp_offset(isolation_level)
             else:
                 found = await partition.offset_for_timestamp(wanted.timestamp, isolation_level)
         except (PartitionError, StorageError, InvalidBatch) as error:

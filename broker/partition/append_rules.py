@@ -49,10 +49,6 @@ class AppendRules:
             header = validate_batches(records, zstd=zstd)
         except InvalidBatch as error:
             raise BatchRefused(error.error_code, error.message) from None
-        if header.is_transactional:
-            raise BatchRefused(
-                ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactional records without a transactional id"
-            )
         if (
             self._decodes
             # less than a byte per record: credible only if the records are there

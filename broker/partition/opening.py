@@ -1,6 +1,7 @@
 """How the state of a partition comes back: the newest usable snapshot, then the batch headers after it.
 
-The cost is bounded by the tail: what was appended since the snapshot. Nothing here decodes a record.
+The cost is bounded by the tail: what was appended since the snapshot. Nothing here decodes a record, except those of
+control batches: a marker is one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import structlog
 from broker.partition.leader_epochs import LeaderEpochs
 from broker.partition.producer_state import NO_PRODUCER_ID, ProducerStates
 from broker.partition.snapshot import PartitionSnapshot, SnapshotUnreadable, decode_snapshot
-from protocol.records import iter_batches
+from protocol.records import iter_batches, parse_end_txn_marker
 from s3stream.api import OffsetOutOfRange, Stream
 
 log = structlog.get_logger()
@@ -48,6 +49,9 @@ async def recover_state(log_stream: Stream, state_stream: Stream) -> RecoveredSt
         offset = max(snapshot.log_offset, log_stream.start_offset)
     await _replay(log_stream, offset, recovered)
     recovered.leader_epochs.trim(log_stream.start_offset)
+    transactions = recovered.producers.transactions
+    transactions.aborted.trim(log_stream.start_offset)
+    transactions.advance(log_stream.confirmed_offset)
     return recovered
 
 
@@ -74,16 +78,28 @@ async def _replay(log_stream: Stream, offset: int, recovered: RecoveredState) ->
         if found.next_offset <= offset:
             raise OffsetOutOfRange(f"stream {log_stream.stream_id} returns nothing at offset {offset}")
         for buffer in found.buffers:
-            for header, _ in iter_batches(buffer):
+            for header, batch in iter_batches(buffer):
                 if header.base_offset < offset and header.last_offset < offset:
                     continue
                 epochs.assign(header.partition_leader_epoch, header.base_offset)
-                if header.producer_id != NO_PRODUCER_ID and not header.is_control:
+                if header.producer_id == NO_PRODUCER_ID:
+                    continue
+                if not header.is_control:
                     producers.record(
                         header.producer_id,
                         header.producer_epoch,
                         header.base_sequence,
                         header.last_offset_delta + 1,
+                        header.base_offset,
+                        header.max_timestamp,
+                        header.is_transactional,
+                    )
+                elif (marker := parse_end_txn_marker(batch)) is not None:
+                    producers.record_marker(
+                        header.producer_id,
+                        header.producer_epoch,
+                        marker.coordinator_epoch,
+                        marker.committed,
                         header.base_offset,
                         header.max_timestamp,
                     )

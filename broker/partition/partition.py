@@ -1,42 +1,38 @@
 """A partition led here: Kafka's rules over two streams, `log` (the record batches) and `state` (snapshots).
 
-The partition owns producer state and leader epochs, which are derived from the log, and everything that waits for it:
-produces wait for the high watermark to pass their batch, fetches for it to pass anything at all.
+The partition owns producer state, transactions and leader epochs, which are derived from the log. Who waits for it is
+in `waiters`, how snapshots are kept in `state_log`.
 
 Invariants
 ----------
 * log start offset <= last stable offset <= high watermark <= log end offset; the high watermark is the log's confirmed
   (durable) offset and nothing at or above it is ever read or acknowledged.
 * Between the check of a batch and its append there is no await, so what was checked still holds.
-* Waiters of `when_high_watermark` are called in order of their offsets; every one is called exactly once.
-* A fetch waiter is told of an advance at most once per WAL flush.
-* A snapshot of the state is appended after the batches it covers, and the WAL keeps that order, so it is never durable
-  before them.
-
-Transactions come in at two places: `last_stable_offset`, which every read_committed read is bounded by, and
-`_check_and_record`, through which every batch passes.
+* Below the last stable offset every transaction has ended durably, and the index of aborted transactions is complete:
+  what a read_committed reader is told depends on the offsets it got, not on the tier they came from.
+* A transactional batch opens a transaction only if its coordinator has confirmed that the partition takes part.
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import insort
-from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import structlog
 
 from broker.config.topic_config import TopicConfig
 from broker.partition.append_rules import AppendRules
-from broker.partition.errors import PartitionError
+from broker.partition.errors import BatchRefused, PartitionError
 from broker.partition.leader_epochs import LeaderEpochs
 from broker.partition.opening import RecoveredState
-from broker.partition.producer_state import NO_PRODUCER_ID, ProducerStates
-from broker.partition.snapshot import encode_snapshot
+from broker.partition.producer_state import NO_PRODUCER_ID, ActiveProducer, ProducerStates, SequencedBatch
+from broker.partition.state_log import StateLog
 from broker.partition.time_lookup import TimestampOffset, max_timestamp_offset, offset_for_timestamp
+from broker.partition.verification import VerificationGuard, Verifications
+from broker.partition.waiters import DurableCallback, FetchWaiter, Waiters
 from protocol.errors import ErrorCode
-from protocol.records import BatchHeader, stamp, stamp_log_append_time
+from protocol.records import BatchHeader, build_end_txn_marker, stamp, stamp_log_append_time
+from protocol.records.header import TRANSACTIONAL
 from s3stream.api import FetchResult, StorageError, StorageFull, Stream, StreamClosed
 from wal.api import Buffer
 
@@ -44,11 +40,10 @@ log = structlog.get_logger()
 
 SNAPSHOT_INTERVAL_SIZE = 64 << 20
 """Bytes appended between two snapshots: what an opening after a crash has to replay at most."""
-SNAPSHOTS_KEPT = 4
+_LARGE_SNAPSHOT_SIZE = 8 << 20
+_LARGE_SNAPSHOT_SHARE = 8
+"""A larger snapshot (many aborted transactions) is repeated only after so many times its size."""
 READ_COMMITTED = 1
-_NO_TIMESTAMP = -1
-
-DurableCallback = Callable[[StorageError | None], None]
 
 
 class Appended(NamedTuple):
@@ -59,16 +54,6 @@ class Appended(NamedTuple):
     log_append_time_ms: int
 
 
-class FetchWaiter(Protocol):
-    """A fetch that waits for data; registered at every partition it asks for."""
-
-    def advanced(self, size: int) -> None:
-        """`size` more bytes are readable."""
-
-    def interrupted(self) -> None:
-        """The partition is no longer served here; answer now."""
-
-
 _NOTHING = FetchResult(buffers=(), size=0, next_offset=-1)
 
 
@@ -76,18 +61,15 @@ class Partition:
     """See the module docstring. All methods are called on the loop's thread."""
 
     __slots__ = (
-        "_appended_size",
-        "_confirmed_size",
-        "_failure",
-        "_fetch_waiters",
         "_log",
         "_rules",
-        "_snapshot_offset",
-        "_state",
+        "_snapshots",
+        "_transactions",
         "_trimming",
         "_unconfirmed",
         "_unsnapshotted_size",
-        "_waiting",
+        "_verifications",
+        "_waiters",
         "closed",
         "config",
         "index",
@@ -117,16 +99,13 @@ class Partition:
         self.producers: ProducerStates = recovered.producers
         self.closed = False
         self._log = log_stream
-        self._state = state_stream
-        self._snapshot_offset = recovered.snapshot_offset
+        self._transactions = self.producers.transactions
+        self._verifications = Verifications()
+        self._snapshots = StateLog(state_stream, recovered.snapshot_offset)
         self._unsnapshotted_size = recovered.replayed_size
-        self._appended_size = 0
-        self._confirmed_size = 0
-        self._unconfirmed: deque[tuple[int, int]] = deque()
-        self._waiting: deque[tuple[int, DurableCallback]] = deque()
-        self._failure: StorageError | None = None
+        self._waiters = Waiters(log_stream)
+        self._unconfirmed = self._waiters.unconfirmed
         self._trimming = asyncio.Lock()
-        self._fetch_waiters: dict[FetchWaiter, None] = {}
         self.set_config(config)
         self.leader_epochs.assign(leader_epoch, log_stream.next_offset)
         log_stream.on_confirmed = self._on_confirmed
@@ -143,8 +122,11 @@ class Partition:
 
     @property
     def last_stable_offset(self) -> int:
-        """The bound of read_committed reads: no open transaction begins below it."""
-        return self._log.confirmed_offset
+        """The bound of read_committed reads: below it no transaction is open, nor ended but not durably."""
+        high_watermark = self._log.confirmed_offset
+        unstable = self._transactions.first_unstable_offset
+        # a transaction's beginning may have been deleted
+        return high_watermark if high_watermark <= unstable else max(unstable, self._log.start_offset)
 
     @property
     def log_end_offset(self) -> int:
@@ -178,12 +160,20 @@ class Partition:
             raise PartitionError(ErrorCode.FENCED_LEADER_EPOCH if older else ErrorCode.UNKNOWN_LEADER_EPOCH)
 
     # -- appending --------------------------------------------------------------------------------------------------
-    def append_as_leader(self, records: memoryview, now_ms: int, zstd: bool = True) -> Appended:
+    def append_as_leader(
+        self,
+        records: memoryview,
+        now_ms: int,
+        zstd: bool = True,
+        transactional_id: str | None = None,
+        verification: VerificationGuard | None = None,
+    ) -> Appended:
         """Check one produced batch, stamp it in place and append it.
 
         A repeat of an earlier batch is answered with where that one is; like a new one it is acknowledged when the high
         watermark has passed its end. `records` must not change any more afterwards. `zstd`: this client's version of
-        Produce may carry that codec.
+        Produce may carry that codec. A transactional batch needs `transactional_id` and, unless `transaction_ongoing`,
+        the guard of a verification that its coordinator answered.
 
         Raises BatchRefused (nothing was appended) or an error of the storage.
         """
@@ -194,8 +184,13 @@ class Partition:
         stream = self._log
         count = header.last_offset_delta + 1
         producer_id = header.producer_id
+        transactional = False
         if producer_id != NO_PRODUCER_ID:
-            repeated = self.producers.check(producer_id, header.producer_epoch, header.base_sequence, count)
+            if header.attributes & TRANSACTIONAL:
+                transactional = True
+                repeated = self._check_transactional(header, count, transactional_id, verification)
+            else:
+                repeated = self.producers.check(producer_id, header.producer_epoch, header.base_sequence, count)
             if repeated is not None:
                 end_offset = repeated.base_offset + count
                 return Appended(repeated.base_offset, end_offset, repeated.timestamp)
@@ -216,94 +211,165 @@ class Partition:
             raise
         if producer_id != NO_PRODUCER_ID:
             self.producers.record(
-                producer_id, header.producer_epoch, header.base_sequence, count, base_offset, timestamp
+                producer_id, header.producer_epoch, header.base_sequence, count, base_offset, timestamp, transactional
             )
+            if transactional and self._verifications:
+                self._verifications.end(producer_id)
         if self._unsnapshotted_size >= SNAPSHOT_INTERVAL_SIZE:
-            self._append_snapshot(now_ms)
+            self._save_at_interval(now_ms)
         return Appended(base_offset, base_offset + count, append_time)
 
-    def append_internal(self, batch: bytearray) -> int:
-        """Append a batch that the broker itself built; returns the end offset. Raises errors of the storage."""
+    def _check_transactional(
+        self, header: BatchHeader, count: int, transactional_id: str | None, verification: VerificationGuard | None
+    ) -> SequencedBatch | None:
+        if transactional_id is None:
+            raise BatchRefused(
+                ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactional records without a transactional id"
+            )
+        producers = self.producers
+        producer_id, epoch, sequence = header.producer_id, header.producer_epoch, header.base_sequence
+        if not producers.transaction_ongoing(producer_id, epoch):
+            repeated = producers.find_repeated(producer_id, epoch, sequence, count)
+            if repeated is not None:
+                return repeated
+            self._verifications.check(producer_id, verification)
+            self._verifications.check_sequence(producer_id, sequence, producers.has_batches(producer_id))
+        return producers.check(producer_id, epoch, sequence, count, True)
+
+    def append_internal(self, batch: bytearray, verification: VerificationGuard | None = None) -> int:
+        """Append a batch that the broker itself built; returns the end offset.
+
+        A transactional one opens its transaction. Then `verification`, if there is one, must still stand, unless
+        `transaction_ongoing`. Raises BatchRefused, errors of the storage.
+        """
         if self.closed:
             raise StreamClosed(f"{self.topic}-{self.index}")
         header = BatchHeader.read(batch)
+        producer_id, epoch = header.producer_id, header.producer_epoch
+        if producer_id != NO_PRODUCER_ID:
+            if verification is not None and not self.producers.transaction_ongoing(producer_id, epoch):
+                self._verifications.check(producer_id, verification)
+            self.producers.check_epoch(producer_id, epoch)
         base_offset = self._log.next_offset
         stamp(memoryview(batch), base_offset, self.leader_epoch)
         count = header.last_offset_delta + 1
         self._append(batch, base_offset, count, header.max_timestamp)
+        if producer_id != NO_PRODUCER_ID:
+            self.producers.record(
+                producer_id,
+                epoch,
+                header.base_sequence,
+                count,
+                base_offset,
+                header.max_timestamp,
+                header.is_transactional,
+            )
+            self._verifications.end(producer_id)
         return base_offset + count
+
+    def append_marker(
+        self,
+        producer_id: int,
+        producer_epoch: int,
+        coordinator_epoch: int,
+        commit: bool,
+        now_ms: int,
+        transaction_version: int,
+    ) -> int:
+        """End the producer's transaction here, for its transaction coordinator; returns the end offset.
+
+        Written as well if nothing is open: the coordinator repeats what was not answered, and what arrives late from
+        the producer is fenced by it. Raises PartitionError (INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED),
+        errors of the storage.
+        """
+        if self.closed:
+            raise StreamClosed(f"{self.topic}-{self.index}")
+        self.producers.check_marker(producer_id, producer_epoch, coordinator_epoch, transaction_version)
+        base_offset = self._log.next_offset
+        batch = build_end_txn_marker(producer_id, producer_epoch, commit, coordinator_epoch, now_ms)
+        if self._rules.log_append_time:
+            stamp_log_append_time(batch, base_offset, self.leader_epoch, now_ms)
+        else:
+            stamp(batch, base_offset, self.leader_epoch)
+        self._append(batch, base_offset, 1, now_ms)
+        self.producers.record_marker(producer_id, producer_epoch, coordinator_epoch, commit, base_offset, now_ms)
+        self._verifications.end(producer_id)
+        if self._unsnapshotted_size >= SNAPSHOT_INTERVAL_SIZE:
+            self._save_at_interval(now_ms)
+        return base_offset + 1
 
     def _append(self, data: Buffer, base_offset: int, count: int, timestamp: int) -> None:
         size = len(data)
         appended_at = self._log.append(data, count, timestamp)
         if appended_at != base_offset:
             raise AssertionError(f"{self.topic}-{self.index}: stamped {base_offset}, appended at {appended_at}")
-        self._appended_size += size
         self._unsnapshotted_size += size
-        self._unconfirmed.append((base_offset + count, self._appended_size))
+        self._unconfirmed.append((base_offset + count, size))
+
+    # -- transactions -----------------------------------------------------------------------------------------------
+    def transaction_ongoing(self, producer_id: int, producer_epoch: int) -> bool:
+        """A transaction of this producer epoch is open here: its batches need no verification."""
+        return self.producers.transaction_ongoing(producer_id, producer_epoch)
+
+    def begin_verification(
+        self, producer_id: int, producer_epoch: int, base_sequence: int, supports_epoch_bump: bool
+    ) -> VerificationGuard:
+        """Before the coordinator is asked whether this partition is part of the transaction (KIP-890).
+
+        `supports_epoch_bump`: the client's transactions have an epoch each, so that sequences begin with 0.
+        """
+        if self.producers.transaction_ongoing(producer_id, producer_epoch):
+            return VerificationGuard()
+        return self._verifications.begin(producer_id, producer_epoch, base_sequence, supports_epoch_bump)
+
+    def aborted_transactions(self, start_offset: int, end_offset: int) -> list[tuple[int, int]]:
+        """`(producer id, first offset)` of aborted transactions with an offset in [start, end), for who read those."""
+        aborted = self._transactions.aborted
+        return aborted.overlapping(start_offset, end_offset) if aborted else []
+
+    def active_producers(self) -> list[ActiveProducer]:
+        """Every producer that is known here."""
+        return self.producers.active()
 
     # -- waiting ----------------------------------------------------------------------------------------------------
     def when_high_watermark(self, offset: int, callback: DurableCallback) -> None:
         """Call back with None once the high watermark is at or above `offset`, at once if it is; with the error if the
         log failed first, which leaves open whether what was appended is durable."""
-        if offset <= self._log.confirmed_offset:
-            callback(None)
-            return
-        if self._failure is not None:
-            callback(self._failure)
-            return
-        waiting = self._waiting
-        if waiting and offset < waiting[-1][0]:
-            # a repeat of a batch that is in flight waits among the others
-            insort(waiting, (offset, callback), key=_offset_of)
-        else:
-            waiting.append((offset, callback))
+        self._waiters.when_high_watermark(offset, callback)
 
-    def add_fetch_waiter(self, waiter: FetchWaiter) -> None:
-        self._fetch_waiters[waiter] = None
+    def add_fetch_waiter(self, waiter: FetchWaiter, committed_only: bool = False) -> None:
+        """`committed_only`: it is told only of what is below the last stable offset."""
+        self._waiters.add_fetch(waiter, committed_only)
 
     def remove_fetch_waiter(self, waiter: FetchWaiter) -> None:
-        self._fetch_waiters.pop(waiter, None)
+        self._waiters.remove_fetch(waiter)
 
     @property
     def has_fetch_waiters(self) -> bool:
-        return bool(self._fetch_waiters)
-
-    def _on_confirmed(self) -> None:
-        high_watermark = self._log.confirmed_offset
-        unconfirmed = self._unconfirmed
-        confirmed_size = self._confirmed_size
-        while unconfirmed and unconfirmed[0][0] <= high_watermark:
-            confirmed_size = unconfirmed.popleft()[1]
-        waiting = self._waiting
-        while waiting and waiting[0][0] <= high_watermark:
-            waiting.popleft()[1](None)
-        size = confirmed_size - self._confirmed_size
-        self._confirmed_size = confirmed_size
-        if self._fetch_waiters:
-            for waiter in tuple(self._fetch_waiters):
-                waiter.advanced(size)
-
-    def _on_failed(self, error: StorageError) -> None:
-        log.warning("partition failed", topic=self.topic, partition=self.index, error=str(error))
-        self._fail(error)
-
-    def _fail(self, error: StorageError) -> None:
-        self._failure = error
-        waiting, self._waiting = self._waiting, deque()
-        for _, callback in waiting:
-            callback(error)
-        self.interrupt_fetches()
+        return self._waiters.has_fetches
 
     def interrupt_fetches(self) -> None:
         """Have every waiting fetch answered now."""
-        for waiter in tuple(self._fetch_waiters):
-            waiter.interrupted()
+        self._waiters.interrupt_fetches()
+
+    def _on_confirmed(self) -> None:
+        high_watermark = self._log.confirmed_offset
+        if self._transactions.is_settling:
+            self._transactions.advance(high_watermark)
+        self._waiters.advanced(high_watermark, self.last_stable_offset)
+
+    def _on_failed(self, error: StorageError) -> None:
+        log.warning("partition failed", topic=self.topic, partition=self.index, error=str(error))
+        self._waiters.fail(error)
 
     # -- reading ----------------------------------------------------------------------------------------------------
+    def end_offset(self, isolation_level: int) -> int:
+        """Up to where may be read."""
+        return self.last_stable_offset if isolation_level == READ_COMMITTED else self._log.confirmed_offset
+
     def read(self, offset: int, max_size: int, isolation_level: int) -> FetchResult | None:
         """Whole batches from `offset` on out of memory; None if they have to be fetched. Raises PartitionError."""
-        end_offset = self.last_stable_offset if isolation_level == READ_COMMITTED else self._log.confirmed_offset
+        end_offset = self.end_offset(isolation_level)
         if offset == end_offset:
             return _NOTHING
         self._check_offset(offset)
@@ -313,7 +379,7 @@ class Partition:
 
     async def fetch(self, offset: int, max_size: int, isolation_level: int) -> FetchResult:
         """As `read`, from whichever tier has it."""
-        end_offset = self.last_stable_offset if isolation_level == READ_COMMITTED else self._log.confirmed_offset
+        end_offset = self.end_offset(isolation_level)
         self._check_offset(offset)
         if offset >= end_offset:
             return _NOTHING
@@ -328,12 +394,12 @@ class Partition:
 
     async def offset_for_timestamp(self, timestamp: int, isolation_level: int) -> TimestampOffset | None:
         """The first record whose timestamp is at or after `timestamp`, or None."""
-        end_offset = self.last_stable_offset if isolation_level == READ_COMMITTED else self._log.confirmed_offset
-        return await offset_for_timestamp(self._log, timestamp, end_offset)
+        return await offset_for_timestamp(self._log, timestamp, self.end_offset(isolation_level))
 
-    async def max_timestamp_offset(self) -> TimestampOffset | None:
-        """The first record that has the largest timestamp, or None if the log is empty."""
-        return await max_timestamp_offset(self._log)
+    async def max_timestamp_offset(self, isolation_level: int) -> TimestampOffset | None:
+        """The first record that has the largest timestamp; None if the log is empty, or if that may not be read yet."""
+        found = await max_timestamp_offset(self._log)
+        return found if found is not None and found.offset < self.end_offset(isolation_level) else None
 
     def end_offset_for_epoch(self, leader_epoch: int) -> tuple[int, int]:
         """(epoch, end offset) as OffsetForLeaderEpoch answers; the current epoch so far ends at the high watermark."""
@@ -352,58 +418,40 @@ class Partition:
             raise PartitionError(ErrorCode.OFFSET_OUT_OF_RANGE, f"offset {offset} is not within [0, {high_watermark}]")
         # one at a time: who finds the start moved already must not answer before that is durable
         async with self._trimming:
-            if self._log.start_offset < offset > self._snapshot_offset and self.producers:
-                await self._save_durably()
+            if self._log.start_offset < offset > self._snapshots.snapshot_offset and self.producers:
+                # their producers may still repeat what goes, and their transactions still have to end
+                self._unsnapshotted_size = 0
+                await self._snapshots.append_durably(self._log.next_offset, self.leader_epochs, self.producers)
             await self._log.trim(offset)
         self.leader_epochs.trim(self._log.start_offset)
+        self._transactions.aborted.trim(self._log.start_offset)
         return self._log.start_offset
 
     # -- snapshots and closing --------------------------------------------------------------------------------------
     async def maintain(self, now_ms: int, producer_id_expiration_ms: int) -> None:
         """Periodic upkeep: forget expired producers and superseded snapshots."""
         self.producers.expire(now_ms - producer_id_expiration_ms)
-        oldest_kept = self._state.confirmed_offset - SNAPSHOTS_KEPT
-        if oldest_kept > self._state.start_offset:
-            await self._state.trim(oldest_kept)
+        self._verifications.expire(now_ms, producer_id_expiration_ms)
+        await self._snapshots.trim()
 
     def save(self, now_ms: int) -> None:
         """Append a snapshot if the log has moved since the last one."""
-        if self._snapshot_offset != self._log.next_offset:
-            self._append_snapshot(now_ms)
+        if self._snapshots.snapshot_offset != self._log.next_offset:
+            self._save(now_ms)
 
-    async def _save_durably(self) -> None:
-        """Before batches go that the state comes from: their producers may still repeat them. Raises StorageError."""
-        self._snapshot(_NO_TIMESTAMP)
-        end_offset = self._state.next_offset
-        durable = asyncio.get_running_loop().create_future()
+    def _save_at_interval(self, now_ms: int) -> None:
+        size = self._snapshots.snapshot_size
+        if size <= _LARGE_SNAPSHOT_SIZE or self._unsnapshotted_size >= size * _LARGE_SNAPSHOT_SHARE:
+            self._save(now_ms)
 
-        def confirmed() -> None:
-            if self._state.confirmed_offset >= end_offset and not durable.done():
-                durable.set_result(None)
-
-        def failed(error: StorageError) -> None:
-            if not durable.done():
-                durable.set_exception(error)
-
-        self._state.on_confirmed = confirmed
-        self._state.on_failed = failed
+    def _save(self, now_ms: int) -> None:
         try:
-            await durable
-        finally:
-            self._state.on_confirmed = self._state.on_failed = None
-
-    def _append_snapshot(self, now_ms: int) -> None:
-        try:
-            self._snapshot(now_ms)
+            self._snapshots.append(self._log.next_offset, self.leader_epochs, self.producers, now_ms)
         except StorageError as error:
             # the state can be derived from the log; the next snapshot is tried with the next append
             log.warning("no snapshot", topic=self.topic, partition=self.index, error=str(error))
-
-    def _snapshot(self, now_ms: int) -> None:
-        log_offset = self._log.next_offset
-        self._state.append(encode_snapshot(log_offset, self.leader_epochs, self.producers), 1, now_ms)
-        self._snapshot_offset = log_offset
-        self._unsnapshotted_size = 0
+        else:
+            self._unsnapshotted_size = 0
 
     def stop(self) -> None:
         """Accept nothing more. What was appended is still acknowledged when it becomes durable."""
@@ -414,14 +462,10 @@ class Partition:
         """Save the state, wait for the tail, close both streams."""
         self.stop()
         self.save(now_ms)
-        await asyncio.gather(self._log.close(), self._state.close())
+        await asyncio.gather(self._log.close(), self._snapshots.close())
 
     async def discard(self) -> None:
         """The topic is gone: answer whoever waits and close the streams without saving anything."""
         self.stop()
-        self._fail(StreamClosed(f"{self.topic}-{self.index} was deleted"))
-        await asyncio.gather(self._log.close(), self._state.close())
-
-
-def _offset_of(waiting: tuple[int, DurableCallback]) -> int:
-    return waiting[0]
+        self._waiters.fail(StreamClosed(f"{self.topic}-{self.index} was deleted"))
+        await asyncio.gather(self._log.close(), self._snapshots.close())

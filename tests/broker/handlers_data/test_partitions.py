@@ -12,6 +12,7 @@ import pytest
 from broker import partitions as partitions_module
 from broker.partition import partition as partition_module
 from broker.partition.partition import Partition
+from broker.partition.state_log import SNAPSHOTS_KEPT
 from protocol.errors import ErrorCode
 from s3stream.api import ObjectCorrupt, StreamFailed
 from s3stream.catalog.api import CatalogUnreachable
@@ -195,7 +196,7 @@ async def test_old_snapshots_are_trimmed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert partition is not None
     await partition.maintain(node.now_ms, 1000)
     state = node.storage.streams[topic.partitions[0].state_stream_id]
-    assert (state.start_offset, state.next_offset) == (10 - partition_module.SNAPSHOTS_KEPT, 10)
+    assert (state.start_offset, state.next_offset) == (10 - SNAPSHOTS_KEPT, 10)
 
 
 async def test_a_topic_that_could_not_be_opened_is_opened_later(monkeypatch: pytest.MonkeyPatch) -> None:
