@@ -45,6 +45,7 @@ from broker.server.listener import Server, bind
 from broker.services import Services
 from broker.settings import Address, Settings
 from broker.takeover import TakeoverError, fence_own_wal, open_own_wal, recover_logs, register
+from broker.verification import Verification
 from s3stream.api import StorageError
 from s3stream.block_cache import BlockReader
 from s3stream.catalog import open_catalog
@@ -323,6 +324,12 @@ async def _open_services(
         fetch_sessions=FetchSessions(config.max_incremental_fetch_session_cache_slots),
         producer_ids=producer_ids,
         peers=peers,
+        verification=Verification(
+            peers,
+            lambda transactional_id: None,
+            retry_backoff_ms=config.add_partitions_to_txn_retry_backoff_ms,
+            retry_max_ms=config.add_partitions_to_txn_retry_backoff_max_ms,
+        ),
         now_ms=now_ms,
         fetch_memory=FetchMemory(settings.storage.fetch_memory_max),
     )

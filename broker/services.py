@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from broker.partitions import Partitions
     from broker.peers import Peers
     from broker.producer_ids import ProducerIds
+    from broker.verification import Verification
     from s3stream.api import Storage
     from s3stream.catalog.api import Catalog
 
@@ -42,5 +43,7 @@ class Services:
     producer_ids: ProducerIds
     peers: Peers
     """Requests to brokers by node id, to this one as well."""
+    verification: Verification
+    """Of the partitions that producers write to in transactions."""
     now_ms: Callable[[], int]
     fetch_memory: FetchMemory = field(default_factory=lambda: FetchMemory(FETCH_MEMORY_MAX))

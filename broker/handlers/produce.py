@@ -7,6 +7,10 @@ v3-v13. v5 log start offset; v7 zstd; v8 per-record errors (KIP-467); v9 flexibl
   error closes the connection, which is all such a producer can notice. Any other value is INVALID_REQUIRED_ACKS.
 * One batch per partition, magic 2; each partition has its own error. Batches are kept as they came, so the topic's
   `compression.type` has no effect.
+* Batches of a transaction go to partitions that are part of it. Where none of it is open yet the transaction's
+  coordinator is asked first, or, from v12 on, told (`broker.verification`); what this producer sends behind it on the
+  connection waits. Without a transactional id such a batch is TRANSACTIONAL_ID_AUTHORIZATION_FAILED; those of two
+  producers in one request are INVALID_PRODUCER_ID_MAPPING. With acks=0 a transaction cannot be: the connection closes.
 * A repeat of a batch (idempotence) is answered with the offset of the first, once that one is durable.
 * Only the broker writes to internal topics: INVALID_TOPIC_EXCEPTION.
 * Full or failed storage is KAFKA_STORAGE_ERROR, which clients retry: the outcome of what was in flight is unknown.
@@ -15,11 +19,14 @@ v3-v13. v5 log start offset; v7 zstd; v8 per-record errors (KIP-467); v9 flexibl
 
 from __future__ import annotations
 
+import structlog
+
 from broker.cluster.names import INTERNAL_TOPICS
 from broker.leadership import absence_code, current_leader
 from broker.partition.errors import BatchRefused, PartitionError, code_of
 from broker.request import Deferred, Refused, RequestContext
 from broker.services import Services
+from broker.verification import ProduceTransaction, Verdicts
 from protocol.api_keys import ApiKey
 from protocol.errors import ErrorCode
 from protocol.messages.produce import (
@@ -36,6 +43,8 @@ from protocol.messages.produce import (
 from protocol.types import ZERO_UUID
 from s3stream.api import StorageError
 from s3stream.catalog.api import TopicInfo
+
+log = structlog.get_logger()
 
 API_KEY = ApiKey.PRODUCE
 MIN_VERSION = 3
@@ -55,11 +64,11 @@ _NO_LEADER = LeaderIdAndEpoch()
 class PendingProduce(Deferred):
     """A produce request whose batches are appended: complete when the last of them is durable."""
 
-    __slots__ = ("_produce_response", "_waiting_count")
+    __slots__ = ("_waiting_count", "produce_response")
 
     def __init__(self, response: ProduceResponse) -> None:
         super().__init__()
-        self._produce_response = response
+        self.produce_response = response
         # one for the handler itself, until it has appended everything
         self._waiting_count = 1
 
@@ -69,7 +78,7 @@ class PendingProduce(Deferred):
     def part_done(self) -> None:
         self._waiting_count -= 1
         if not self._waiting_count:
-            self.complete(self._produce_response)
+            self.complete(self.produce_response)
 
 
 class _Ack:
@@ -92,10 +101,30 @@ def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> 
     if request.acks not in (-1, 0, 1):
         _refuse_all(response, request, ErrorCode.INVALID_REQUIRED_ACKS)
         return response
-    if request.transactional_id is not None:
-        _refuse_all(response, request, ErrorCode.UNSUPPORTED_VERSION)
-        return response
     pending = PendingProduce(response)
+    if request.transactional_id is None:
+        return _append_all(services, ctx, request, pending, None)
+    if request.acks == 0:
+        raise Refused("a transaction with acks=0")
+    transaction = ProduceTransaction(
+        request.transactional_id, ctx.api_version, services.config.transaction_partition_verification_enable
+    )
+    if not _look_at_batches(services, request, transaction):
+        _refuse_all(response, request, ErrorCode.INVALID_PRODUCER_ID_MAPPING)
+        return response
+    work = _TransactionalProduce(services, ctx, request, pending, transaction)
+    services.verification.order.add(work.key, work)
+    return pending
+
+
+def _append_all(
+    services: Services,
+    ctx: RequestContext,
+    request: ProduceRequest,
+    pending: PendingProduce,
+    transaction: ProduceTransaction | None,
+) -> Deferred | None:
+    response = pending.produce_response
     now_ms = services.now_ms()
     zstd = ctx.api_version >= _ZSTD_SINCE
     may_write_internal = ctx.client_id == _ADMIN_CLIENT_ID
@@ -114,7 +143,7 @@ def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> 
         for data in topic.partition_data:
             answer = PartitionProduceResponse(index=data.index, current_leader=_NO_LEADER)
             answers.append(answer)
-            if _append(services, topic, name, data, answer, pending, now_ms, zstd, may_write_internal):
+            if _append(services, topic, name, data, answer, pending, now_ms, zstd, may_write_internal, transaction):
                 size += len(data.records)  # type: ignore[arg-type]
             else:
                 failed = True
@@ -130,6 +159,68 @@ def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> 
     return pending
 
 
+def _look_at_batches(services: Services, request: ProduceRequest, transaction: ProduceTransaction) -> bool:
+    """Tell the transaction of the batches for partitions led here; False if they are of several producers."""
+    for topic in request.topic_data:
+        name = topic.name
+        if topic.topic_id != ZERO_UUID:
+            info = services.image.topic_by_id(topic.topic_id)
+            name = info.name if info is not None else ""
+        for data in topic.partition_data:
+            partition = services.partitions.get(name, data.index)
+            if partition is None or data.records is None:
+                continue
+            if not transaction.add(partition, data.records):  # type: ignore[arg-type]
+                return False
+    return True
+
+
+class _TransactionalProduce:
+    """One request in the order of its producer: appended when all its partitions are known to be in the transaction,
+    or not to be."""
+
+    __slots__ = ("_ctx", "_pending", "_request", "_services", "_transaction", "key")
+
+    def __init__(
+        self,
+        services: Services,
+        ctx: RequestContext,
+        request: ProduceRequest,
+        pending: PendingProduce,
+        transaction: ProduceTransaction,
+    ) -> None:
+        self._services = services
+        self._ctx = ctx
+        self._request = request
+        self._pending = pending
+        self._transaction = transaction
+        self.key = ctx.connection_id, transaction.producer_id
+
+    def begin(self) -> bool:
+        transaction = self._transaction
+        asked = transaction.begin_verification()
+        if asked:
+            self._services.verification.ask(transaction.transaction(), asked, self._verified)
+            return False
+        self._append()
+        return True
+
+    def _verified(self, verdicts: Verdicts) -> None:
+        self._transaction.verified(verdicts)
+        self._append()
+        self._services.verification.order.done(self.key)
+
+    def _append(self) -> None:
+        try:
+            _append_all(self._services, self._ctx, self._request, self._pending, self._transaction)
+        except Exception:
+            # the ones behind it must not wait for ever
+            log.exception("produce failed")
+            response = ProduceResponse()
+            _refuse_all(response, self._request, ErrorCode.UNKNOWN_SERVER_ERROR)
+            self._pending.complete(response)
+
+
 def _append(
     services: Services,
     topic: TopicProduceData,
@@ -140,6 +231,7 @@ def _append(
     now_ms: int,
     zstd: bool,
     may_write_internal: bool,
+    transaction: ProduceTransaction | None,
 ) -> bool:
     """Append the batch of one partition and put the outcome into `answer`."""
     if name in INTERNAL_TOPICS and not may_write_internal:
@@ -157,7 +249,10 @@ def _append(
         _fail(answer, ErrorCode.INVALID_RECORD, "no records")
         return False
     try:
-        appended = partition.append_as_leader(records, now_ms, zstd)  # type: ignore[arg-type]
+        if transaction is None:
+            appended = partition.append_as_leader(records, now_ms, zstd)  # type: ignore[arg-type]
+        else:
+            appended = transaction.append(partition, records, now_ms, zstd)  # type: ignore[arg-type]
     except BatchRefused as error:
         _fail(answer, error.code, str(error))
         answer.record_errors = [

@@ -17,6 +17,7 @@ from broker.peers import Peers
 from broker.producer_ids import ProducerIds
 from broker.request import Deferred, RequestContext
 from broker.services import Services
+from broker.verification import Verification
 from protocol.messages.fetch import FetchPartition, FetchRequest, FetchResponse, FetchTopic
 from protocol.messages.produce import (
     PartitionProduceData,
@@ -76,6 +77,9 @@ class Node:
             fetch_sessions=self.sessions,
             producer_ids=self.producer_ids,
             peers=Peers(self.image),
+            verification=Verification(
+                Peers(self.image), lambda transactional_id: None, retry_backoff_ms=20, retry_max_ms=100
+            ),
             now_ms=lambda: self.now_ms,
         )
         self._stream_ids = 0
