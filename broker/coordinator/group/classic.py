@@ -15,23 +15,14 @@ by "the first one" is the same on every run.
 
 from __future__ import annotations
 
-from enum import Enum
+from typing import ClassVar
 
-from broker.coordinator.group.records import CommittedOffset, GroupMetadata, GroupValue, MemberValue
+from broker.coordinator.errors import CoordinatorError
+from broker.coordinator.group.group import Group, GroupState, GroupType, PartitionCheck
+from broker.coordinator.group.records import GroupMetadata, GroupValue, MemberValue
 from broker.coordinator.group.subscription import CONSUMER_PROTOCOL_TYPE, subscribed_topics
 from broker.coordinator.reply import Reply
 from protocol.errors import ErrorCode
-
-
-class GroupState(Enum):
-    """The value is what DescribeGroups and ListGroups show."""
-
-    EMPTY = "Empty"
-    PREPARING_REBALANCE = "PreparingRebalance"
-    COMPLETING_REBALANCE = "CompletingRebalance"
-    STABLE = "Stable"
-    DEAD = "Dead"
-
 
 Protocols = list[tuple[str, bytes]]
 """Name and metadata of what a member supports, best first."""
@@ -88,15 +79,14 @@ class Member:
         return not self.is_new and (self.awaiting_join is not None or self.awaiting_sync is not None)
 
 
-class ClassicGroup:
+class ClassicGroup(Group):
+    type: ClassVar = GroupType.CLASSIC
     __slots__ = (
         "awaiting_join_count",
         "generation",
-        "group_id",
         "leader",
         "members",
         "new_member_added",
-        "offsets",
         "pending_members",
         "pending_sync",
         "persisted",
@@ -108,12 +98,11 @@ class ClassicGroup:
         "static_members",
         "subscribed",
         "support",
-        "transactional",
     )
 
     def __init__(self, group_id: str) -> None:
-        self.group_id = group_id
-        self.state = GroupState.EMPTY
+        super().__init__(group_id)
+        self.state: GroupState = GroupState.EMPTY
         self.previous_state = GroupState.DEAD
         self.state_timestamp: int | None = None
         self.generation = 0
@@ -135,9 +124,6 @@ class ClassicGroup:
         """Topics that a generation of consumers is subscribed to; None: not known."""
         self.persisted = False
         """The log has a record of the group, beside those of its offsets."""
-        self.offsets: dict[str, dict[int, CommittedOffset]] = {}
-        self.transactional: dict[tuple[str, int], int] = {}
-        """(topic, partition) -> open transactions that hold an offset for it."""
 
     # -- questions --------------------------------------------------------------------------------------------------
     @property
@@ -159,12 +145,50 @@ class ClassicGroup:
 
     @property
     def forgettable(self) -> bool:
-        """Nothing in the log speaks of the group any more, and nobody is about to join."""
         return not (self.persisted or self.offsets or self.members or self.pending_members)
+
+    @property
+    def is_unused(self) -> bool:
+        return self.state is GroupState.EMPTY and self.persisted and not self.pending_members
+
+    def tombstones(self) -> list[GroupMetadata]:
+        return [GroupMetadata(self.group_id, None)]
 
     def is_subscribed_to(self, topic: str) -> bool:
         """An unknown subscription of consumers counts as everything."""
         return self.uses_consumer_protocol if self.subscribed is None else topic in self.subscribed
+
+    def expires_since(self, commit_timestamp: int) -> int | None:
+        """From the moment that the group became empty; for a simple consumer, and for topics that a stable group of
+        consumers no longer subscribes to, from the commit. KIP-211."""
+        if self.protocol_type is not None:
+            if self.state is GroupState.EMPTY:
+                return commit_timestamp if self.state_timestamp is None else self.state_timestamp
+            if self.state is not GroupState.STABLE or self.subscribed is None:
+                return None
+        return commit_timestamp
+
+    def check_commit(self, member_id: str, instance_id: str | None, epoch: int, version: int) -> PartitionCheck | None:
+        """A member of the generation may commit; anybody (generation -1) while the group has no members."""
+        if epoch < 0 and self.state is GroupState.EMPTY:
+            return None
+        if epoch < 0 and not member_id and instance_id is None:
+            raise CoordinatorError(ErrorCode.UNKNOWN_MEMBER_ID)
+        error = self.member_error(member_id, instance_id)
+        if error is ErrorCode.NONE and epoch != self.generation:
+            error = ErrorCode.ILLEGAL_GENERATION
+        if error is ErrorCode.NONE and self.state is GroupState.COMPLETING_REBALANCE:
+            error = ErrorCode.REBALANCE_IN_PROGRESS
+        if error is not ErrorCode.NONE:
+            raise CoordinatorError(error)
+        return None
+
+    def check_fetch(self, member_id: str | None, member_epoch: int) -> None:
+        """Anybody may."""
+
+    def check_offset_delete(self) -> None:
+        if self.state is not GroupState.EMPTY and not self.uses_consumer_protocol:
+            raise CoordinatorError(ErrorCode.NON_EMPTY_GROUP)
 
     def member_error(self, member_id: str, instance_id: str | None) -> ErrorCode:
         """Whether this is a member, and, where it is a static one, still the one with that instance id."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from broker.coordinator.errors import CoordinatorError
-from broker.coordinator.group.classic import ClassicGroup, GroupState
+from broker.coordinator.group.classic import ClassicGroup
 from broker.coordinator.group.config import GroupConfig
+from broker.coordinator.group.group import GroupState
 from broker.coordinator.group.membership import Membership
 from broker.coordinator.group.offsets import Offsets
 from broker.coordinator.group.records import GroupMetadata, GroupRecord, OffsetCommit, decode_record

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from broker.coordinator.errors import CoordinatorError
 from broker.coordinator.group.answers import join_error, joined, synced
-from broker.coordinator.group.classic import ClassicGroup, GroupState, Member, Protocols
+from broker.coordinator.group.classic import ClassicGroup, Member, Protocols
 from broker.coordinator.group.config import NEW_MEMBER_JOIN_TIMEOUT_MS
+from broker.coordinator.group.group import Group, GroupState
 from broker.coordinator.group.rebalance import Rebalancing
 from broker.coordinator.machine import Outcome
 from broker.coordinator.reply import Reply
@@ -275,6 +276,11 @@ class Membership(Rebalancing):
                 return error
         self._remove(group, group.members[member_id], out)
         return ErrorCode.NONE
+
+    def committed(self, group: Group, member_id: str) -> None:
+        """A member has committed offsets."""
+        if isinstance(group, ClassicGroup) and (member := group.members.get(member_id)) is not None:
+            self.extend_session(group, member)
 
     def _check_member(self, group: ClassicGroup, member_id: str, instance_id: str | None, generation: int) -> None:
         error = group.member_error(member_id, instance_id)

@@ -1,21 +1,21 @@
 """Committed offsets: commit, fetch, delete and expiry.
 
-Offsets live in their group (`ClassicGroup.offsets`); a commit to a group that does not exist makes a simple one. They
-change only in `replay`. Transactional commits (KIP-447) will mark partitions in `ClassicGroup.transactional` while
-they are open, which `require_stable` fetches and expiry already look at.
+Offsets live in their group (`Group.offsets`); a commit to a group that does not exist makes a simple one. They change
+only in `replay`. Transactional commits (KIP-447) will mark partitions in `Group.transactional` while they are open,
+which `require_stable` fetches and expiry already look at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from broker.coordinator.errors import CoordinatorError
-from broker.coordinator.group.classic import ClassicGroup, GroupState
 from broker.coordinator.group.config import GroupConfig
+from broker.coordinator.group.group import Group
 from broker.coordinator.group.membership import Membership
-from broker.coordinator.group.records import NO_EXPIRY, CommittedOffset, GroupMetadata, OffsetCommit
+from broker.coordinator.group.records import NO_EXPIRY, CommittedOffset, OffsetCommit
 from broker.coordinator.machine import Outcome, ShardTimers
 from broker.coordinator.reply import Reply
 from protocol.errors import ErrorCode
@@ -56,7 +56,7 @@ class TopicOffsets(NamedTuple):
 class Offsets:
     def __init__(
         self,
-        groups: dict[str, ClassicGroup],
+        groups: Mapping[str, Group],
         membership: Membership,
         timers: ShardTimers,
         config: GroupConfig,
@@ -97,7 +97,7 @@ class Offsets:
         out.answer(reply, OffsetCommitResponse(topics=topics))
 
     def _check_commit(self, request: OffsetCommitRequest, version: int) -> None:
-        """A member of the generation may commit; anybody (generation -1) while the group has no members."""
+        """See `Group.check_commit`. A commit of a member is a sign of life."""
         group = self._groups.get(request.group_id)
         generation = request.generation_id_or_member_epoch
         if group is None:
@@ -105,27 +105,28 @@ class Offsets:
                 known = version >= _GROUP_ID_NOT_FOUND_SINCE
                 raise CoordinatorError(ErrorCode.GROUP_ID_NOT_FOUND if known else ErrorCode.ILLEGAL_GENERATION)
             return
-        empty = group.state is GroupState.EMPTY
-        if generation < 0 and empty:
-            return
-        member_id = request.member_id
-        if generation < 0 and not member_id and request.group_instance_id is None:
-            raise CoordinatorError(ErrorCode.UNKNOWN_MEMBER_ID)
-        error = group.member_error(member_id, request.group_instance_id)
-        if error is ErrorCode.NONE and generation != group.generation:
-            error = ErrorCode.ILLEGAL_GENERATION
-        if error is ErrorCode.NONE and group.state is GroupState.COMPLETING_REBALANCE:
-            error = ErrorCode.REBALANCE_IN_PROGRESS
-        if error is not ErrorCode.NONE:
-            raise CoordinatorError(error)
-        self._membership.extend_session(group, group.members[member_id])
+        check = group.check_commit(request.member_id, request.group_instance_id, generation, version)
+        if check is not None:
+            for topic in request.topics:
+                for partition in topic.partitions:
+                    check(topic.topic_id, partition.partition_index)
+        self._membership.committed(group, request.member_id)
 
     # -- OffsetFetch ------------------------------------------------------------------------------------------------
     def fetch(
-        self, out: Outcome, reply: Reply, group_id: str, topics: Sequence[TopicOffsets] | None, require_stable: bool
+        self,
+        out: Outcome,
+        reply: Reply,
+        group_id: str,
+        topics: Sequence[TopicOffsets] | None,
+        require_stable: bool,
+        member_id: str | None = None,
+        member_epoch: int = -1,
     ) -> None:
         """`topics` None: all that have an offset. What was never committed is answered with offset -1."""
         group = self._groups.get(group_id)
+        if group is not None:
+            group.check_fetch(member_id, member_epoch)
         offsets = group.offsets if group is not None else {}
         if topics is None:
             topics = [TopicOffsets(name, ZERO_UUID, [*partitions]) for name, partitions in offsets.items()]
@@ -153,8 +154,7 @@ class Offsets:
         group = self._groups.get(group_id)
         if group is None:
             raise CoordinatorError(ErrorCode.GROUP_ID_NOT_FOUND)
-        if group.state is not GroupState.EMPTY and not group.uses_consumer_protocol:
-            raise CoordinatorError(ErrorCode.NON_EMPTY_GROUP)
+        group.check_offset_delete()
         results = []
         for topic in topics:
             subscribed = group.is_subscribed_to(topic.name)
@@ -210,7 +210,7 @@ class Offsets:
         else:
             self.start_expiry()
 
-    def _expire_group(self, out: Outcome, group: ClassicGroup) -> int:
+    def _expire_group(self, out: Outcome, group: Group) -> int:
         """Write the tombstones of what has expired, and of a group that is left with nothing. KIP-211."""
         looked_at = 0
         all_expired = True
@@ -221,25 +221,19 @@ class Offsets:
                     out.write(OffsetCommit(group.group_id, topic, index, None))
                 else:
                     all_expired = False
-        if all_expired and group.state is GroupState.EMPTY and not group.pending_members and group.persisted:
-            out.write(GroupMetadata(group.group_id, None))
+        if all_expired and group.is_unused:
+            out.records += group.tombstones()
         return looked_at
 
 
 def _has_expired(
-    group: ClassicGroup, topic: str, partition: int, committed: CommittedOffset, now_ms: int, retention_ms: int
+    group: Group, topic: str, partition: int, committed: CommittedOffset, now_ms: int, retention_ms: int
 ) -> bool:
-    """Retention counts from the moment that the group became empty; for a simple consumer, and for topics that a
-    stable group of consumers no longer subscribes to, from the commit."""
     if (topic, partition) in group.transactional or group.is_subscribed_to(topic):
         return False
-    since = committed.commit_timestamp
-    if group.protocol_type is not None:
-        if group.state is GroupState.EMPTY:
-            if group.state_timestamp is not None:
-                since = group.state_timestamp
-        elif group.state is not GroupState.STABLE or group.subscribed is None:
-            return False
+    since = group.expires_since(committed.commit_timestamp)
+    if since is None:
+        return False
     if committed.expire_timestamp != NO_EXPIRY:
         return now_ms >= committed.expire_timestamp
     return now_ms - since >= retention_ms

@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import partial
 
 from broker.coordinator.group.answers import join_error, joined
-from broker.coordinator.group.classic import ClassicGroup, GroupState, Member
+from broker.coordinator.group.classic import ClassicGroup, Member
 from broker.coordinator.group.config import GroupConfig
+from broker.coordinator.group.group import GroupState
 from broker.coordinator.machine import Outcome, ShardTimers
 from broker.coordinator.reply import Reply
 from protocol.errors import ErrorCode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.coordinator.group.classic import GroupState
+from broker.coordinator.group.group import GroupState
 from protocol.errors import ErrorCode
 from tests.broker.coordinator.harness import Coordinator, commit_error, subscription
 
