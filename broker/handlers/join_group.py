@@ -25,6 +25,8 @@ API_KEY = ApiKey.JOIN_GROUP
 MIN_VERSION = 0
 MAX_VERSION = 9
 
+METADATA_SIZE_MAX = 1 << 20
+"""Of all protocols of a member. A generation with more could hardly be recorded, and groups stay in memory."""
 _NULL_PROTOCOL_SINCE = 7
 
 
@@ -34,7 +36,10 @@ def handle(services: Services, ctx: RequestContext, request: JoinGroupRequest) -
     context = JoinContext(ctx.api_version, ctx.client_id or "", f"/{ctx.client_host}", str(uuid4()))
     if not 0 < len(request.group_id) <= NAME_LENGTH_MAX:
         reply.refuse(ErrorCode.INVALID_GROUP_ID)
-    elif _longest_name(ctx, request) > NAME_LENGTH_MAX:
+    elif (
+        _longest_name(ctx, request) > NAME_LENGTH_MAX
+        or sum(len(each.metadata) for each in request.protocols) > METADATA_SIZE_MAX
+    ):
         reply.refuse(ErrorCode.INVALID_REQUEST)
     else:
         services.groups.submit(

@@ -26,7 +26,7 @@ import structlog
 from broker.handlers.api_versions import unsupported_version_response
 from broker.request import Refused, RequestContext
 from broker.server.dispatch import AWAITABLE, DEFERRED, MESSAGE, NOTHING, Api, result_kind
-from broker.server.limits import STALL_SIZE
+from broker.server.limits import OWN_SHARE_SIZE, STALL_SIZE
 from broker.server.receiver import Receiver
 from broker.server.slot import Slot
 from protocol.api_keys import ApiKey
@@ -250,7 +250,8 @@ class Connection(asyncio.BufferedProtocol):
         memory.charge(size)
         if len(slots) >= self._server.limits.in_flight_requests_max:
             self.pause(IN_FLIGHT)
-        if memory.must_wait(self, in_frame=False):
+        # what asks for little, one at a time, does not wait for those that hold the memory
+        if (size > OWN_SHARE_SIZE or len(slots) > 1) and memory.must_wait(self, in_frame=False):
             self._wait_for_memory()
         return slot
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 STALL_SIZE = 65_536
+OWN_SHARE_SIZE = 65_536
+"""A request up to this size does not wait for request memory while it is the only one of its connection."""
 REQUEST_MEMORY_MAX = 100_663_296
 
 

@@ -7,9 +7,9 @@ A frame on the wire is a signed 32-bit size and as many bytes. Bytes arrive in o
   stamping, and are kept by the log cache;
 * the **open frame**: once the size of an incomplete frame is known to be large, the rest is received straight into it.
 
-An open frame is allocated in steps as its bytes come, so a client that announces 100 MB and sends nothing costs one
-step. Frames are handed out one at a time (`next_frame`), so a connection that has to stop reading can stop in the
-middle of a chunk: `keep` moves what is left out of the chunk.
+An open frame is allocated in steps as its bytes come, each a small multiple of what is there, so a client that
+announces 100 MB and sends nothing costs the smallest. Frames are handed out one at a time (`next_frame`), so a
+connection that has to stop reading can stop in the middle of a chunk: `keep` moves what is left out of the chunk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from protocol.errors import FrameTooLarge
 CHUNK_SIZE = 262_144
 DIRECT_SIZE_MIN = 65_536
 """What is missing of a frame is received straight into it from this size on; less comes through the chunk."""
+ALLOCATION_MIN = 65_536
 ALLOCATION_STEP = 1_048_576
+"""The most that an open frame begins with."""
+_ALLOCATION_PER_BYTE = 4
 
 _read_size = Struct(">i").unpack_from
 
@@ -137,7 +140,8 @@ class Receiver:
     def _open_frame(self, size: int, available: int) -> bytearray:
         if not 0 <= size <= self.size_max:
             raise FrameTooLarge(size, self.size_max)
-        self._frame = frame = bytearray(min(size, max(ALLOCATION_STEP, available)))
+        first = max(ALLOCATION_MIN, available, min(ALLOCATION_STEP, _ALLOCATION_PER_BYTE * available))
+        self._frame = frame = bytearray(min(size, first))
         self._frame_size = size
         self._frame_received = 0
         return frame

@@ -8,7 +8,7 @@ import struct
 from typing import Any
 
 from broker.fetch_memory import GRANT_MIN, FetchMemory
-from broker.request import RequestContext
+from broker.request import Deferred, RequestContext
 from broker.server.limits import ServerLimits
 from protocol.api_keys import ApiKey
 from protocol.messages.heartbeat import HeartbeatResponse
@@ -43,7 +43,7 @@ async def test_half_requests_that_do_not_go_on_are_closed_when_memory_is_short_a
     async with serving({HEARTBEAT: answer}, limits) as server:
         stalled = [await RawClient.connect(server) for _ in range(6)]
         for client in stalled:
-            client.writer.write(struct.pack(">ihhi", 100 * MIB, HEARTBEAT, 4, 1) + bytes(200_000))
+            client.writer.write(struct.pack(">ihhi", 100 * MIB, HEARTBEAT, 4, 1) + bytes(MIB))
         await until(lambda: server.memory.is_full)
         client = await RawClient.connect(server)
         for number in range(3):
@@ -51,6 +51,29 @@ async def test_half_requests_that_do_not_go_on_are_closed_when_memory_is_short_a
             assert (await client.receive(HEARTBEAT))[0] == number
         await until(lambda: server.memory.size <= server.memory.size_max // 2)
         assert 1 < len(server.connections) <= 1 + len(stalled) // 2
+        for each in [client, *stalled]:
+            each.close()
+
+
+async def test_small_requests_one_at_a_time_do_not_wait_for_those_that_hold_the_memory() -> None:
+    waiting: list[Deferred] = []
+
+    def later(services: Any, ctx: RequestContext, request: Any) -> Deferred:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    limits = ServerLimits(request_memory_max=4 * MIB, stall_ms=60_000)
+    async with serving({HEARTBEAT: later}, limits) as server:
+        stalled = [await RawClient.connect(server) for _ in range(6)]
+        for client in stalled:
+            client.writer.write(struct.pack(">ihhi", 100 * MIB, HEARTBEAT, 4, 1) + bytes(MIB))
+        await until(lambda: server.memory.is_full)
+        client = await RawClient.connect(server)
+        for number in range(3):
+            client.send(HEARTBEAT, number)
+            await until(lambda: bool(waiting))
+            waiting.pop().complete(HeartbeatResponse())
+            assert (await client.receive(HEARTBEAT))[0] == number
         for each in [client, *stalled]:
             each.close()
 

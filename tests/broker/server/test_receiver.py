@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.server.receiver import ALLOCATION_STEP, DIRECT_SIZE_MIN, Receiver
+from broker.server.receiver import ALLOCATION_MIN, ALLOCATION_STEP, DIRECT_SIZE_MIN, Receiver
 from protocol.errors import FrameTooLarge
 
 SIZE_MAX = 8 * 1024 * 1024
@@ -64,10 +64,11 @@ def test_large_frames_survive_any_split(sizes: list[int], step: int) -> None:
     assert feed(receiver, b"".join(map(framed, payloads)), step) == payloads
 
 
-def test_an_announced_size_costs_one_allocation_step_at_most() -> None:
-    receiver = Receiver(bytearray(1024), SIZE_MAX)
-    assert feed(receiver, struct.pack(">i", SIZE_MAX) + b"x", 1024) == []
-    assert receiver.open_frame_size == ALLOCATION_STEP
+@pytest.mark.parametrize(("sent", "allocated"), [(1, ALLOCATION_MIN), (100_000, 400_000), (400_000, ALLOCATION_STEP)])
+def test_an_announced_size_costs_a_small_multiple_of_what_was_sent(sent: int, allocated: int) -> None:
+    receiver = Receiver(bytearray(1_000_000), SIZE_MAX)
+    assert feed(receiver, struct.pack(">i", SIZE_MAX) + bytes(sent), 1_000_000) == []
+    assert receiver.open_frame_size == allocated
     assert receiver.in_frame
 
 
