@@ -3,6 +3,9 @@
 `Fetch` is one request in work. A pass over its targets reads what is in memory and notes what is not; a fetch that has
 to wait (`WaitingFetch`) makes the same pass again when it is woken. Sizes follow Kafka: partitions take from one
 budget in order, and the first batch found is returned whole whatever its size.
+
+A read_committed fetch sees and counts only what is below the last stable offset. The aborted transactions in it come
+from the partition's index, by the offsets that were found: from memory or from objects, the answer is the same.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any
 from broker.fetch_sessions import Fetched, FetchTarget
 from broker.leadership import absence_code
 from broker.partition.errors import PartitionError, code_of
-from broker.partition.partition import Partition
+from broker.partition.partition import READ_COMMITTED, Partition
 from broker.request import Deferred
 from broker.services import Services
 from protocol.errors import ErrorCode
@@ -77,6 +80,7 @@ class Fetch:
                     diverging = _divergence(partition, target)
                 limit = max(0, min(target.max_size, remaining))
                 found: FetchResult | None = _EMPTY
+                aborted: Sequence[tuple[int, int]] = ()
                 if (limit > 0 or whole_batch) and diverging is None:
                     found = partition.read(target.fetch_offset, limit, isolation_level)
             except (PartitionError, StorageError) as error:
@@ -94,6 +98,8 @@ class Fetch:
                     remaining = max(0, remaining - found.size)
                     size += found.size
                     whole_batch = False
+                    if isolation_level == READ_COMMITTED:
+                        aborted = partition.aborted_transactions(target.fetch_offset, found.next_offset)
             elif diverging is not None:
                 self.answer_now = True
             results.append(
@@ -105,6 +111,7 @@ class Fetch:
                     partition.last_stable_offset,
                     partition.log_start_offset,
                     diverging,
+                    aborted,
                 )
             )
         self.size = size
@@ -142,7 +149,18 @@ class Fetch:
             except (PartitionError, StorageError) as error:
                 self.results[position] = Fetched(result.target, code_of(error), _EMPTY, -1, -1, -1, None)
             else:
-                self.results[position] = result._replace(found=found)
+                offset = result.target.fetch_offset
+                committed_only = self.isolation_level == READ_COMMITTED and found.size
+                self.results[position] = Fetched(
+                    result.target,
+                    ErrorCode.NONE,
+                    found,
+                    partition.high_watermark,
+                    partition.last_stable_offset,
+                    partition.log_start_offset,
+                    None,
+                    partition.aborted_transactions(offset, found.next_offset) if committed_only else (),
+                )
                 self.size += found.size
 
 
@@ -176,7 +194,7 @@ class WaitingFetch(Deferred):
         self._timer = self._loop.call_later(max_wait_ms / 1000, self._time_is_over)
         for target in fetch.targets:
             if target.partition is not None:
-                target.partition.add_fetch_waiter(self)
+                target.partition.add_fetch_waiter(self, fetch.isolation_level == READ_COMMITTED)
 
     def advanced(self, size: int) -> None:
         self._missing_size -= size

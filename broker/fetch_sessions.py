@@ -79,7 +79,8 @@ class FetchTarget:
 
 class Fetched(NamedTuple):
     """What a read of one target came to. Offsets are -1 with an error. `found` is None while older data has to be
-    fetched, and with an error; `diverging` is (epoch, end offset) where the client's log has left ours."""
+    fetched; `diverging` is (epoch, end offset) where the client's log has left ours; `aborted` has (producer id, first
+    offset) of the aborted transactions in what was found, under read_committed."""
 
     target: FetchTarget
     error_code: ErrorCode
@@ -88,6 +89,7 @@ class Fetched(NamedTuple):
     last_stable_offset: int
     log_start_offset: int
     diverging: tuple[int, int] | None
+    aborted: Sequence[tuple[int, int]] = ()
 
 
 class FetchSession:

@@ -20,6 +20,7 @@ from broker.handlers import (
     describe_configs,
     describe_groups,
     describe_log_dirs,
+    describe_producers,
     describe_topic_partitions,
     fetch,
     find_coordinator,
@@ -38,6 +39,7 @@ from broker.handlers import (
     offset_for_leader_epoch,
     produce,
     sync_group,
+    write_txn_markers,
 )
 
 MODULES: tuple[ModuleType, ...] = (
@@ -61,6 +63,7 @@ MODULES: tuple[ModuleType, ...] = (
     delete_records,
     init_producer_id,
     offset_for_leader_epoch,
+    write_txn_markers,
     describe_configs,
     alter_configs,
     describe_log_dirs,
@@ -69,6 +72,7 @@ MODULES: tuple[ModuleType, ...] = (
     incremental_alter_configs,
     offset_delete,
     describe_cluster,
+    describe_producers,
     list_config_resources,
     describe_topic_partitions,
 )

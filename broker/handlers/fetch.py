@@ -10,6 +10,8 @@ directory id; v18 a follower's high watermark.
 * The fetch waits until `min_bytes` are readable or `max_wait_ms` are over; errors are answered at once.
 * Every reader is a consumer here: brokers do not replicate from each other, so `replica_id` has no effect, and there is
   no preferred read replica.
+* A read_committed fetch ends at the last stable offset and names the aborted transactions in what it returns, in the
+  order in which they end; under read_uncommitted there is no such list (null).
 * The records of a response are the buffers of the log cache themselves. Responses are smaller than asked for while
   other clients do not take theirs (`broker.fetch_memory`).
 """
@@ -28,6 +30,7 @@ from broker.services import Services
 from protocol.api_keys import ApiKey
 from protocol.errors import ErrorCode
 from protocol.messages.fetch import (
+    AbortedTransaction,
     EpochEndOffset,
     FetchableTopicResponse,
     FetchRequest,
@@ -102,7 +105,7 @@ def _respond(services: Services, ctx: RequestContext, context: FetchContext, fet
             diverging_epoch=_NO_DIVERGENCE,
             current_leader=_NO_LEADER,
             snapshot_id=_NO_SNAPSHOT,
-            aborted_transactions=[] if committed_only else None,
+            aborted_transactions=_aborted(result) if committed_only else None,
             records=list(found.buffers) if found is not None else b"",
         )
         topic.partitions.append(data)
@@ -112,6 +115,13 @@ def _respond(services: Services, ctx: RequestContext, context: FetchContext, fet
         if result.error_code in _MOVED and ctx.api_version >= _ENDPOINTS_SINCE:
             _name_leader(services, response, data, result)
     return response
+
+
+def _aborted(result: Fetched) -> list[AbortedTransaction]:
+    return [
+        AbortedTransaction(producer_id=producer_id, first_offset=first_offset)
+        for producer_id, first_offset in result.aborted
+    ]
 
 
 def _name_leader(services: Services, response: FetchResponse, data: PartitionData, result: Fetched) -> None:

@@ -383,7 +383,10 @@ class Partition:
         self._check_offset(offset)
         if offset >= end_offset:
             return _NOTHING
-        return await self._log.fetch(offset, max_size, end_offset)
+        found = await self._log.fetch(offset, max_size, end_offset)
+        # what the log began with meanwhile is gone, and out of the index of aborted transactions
+        self._check_offset(offset)
+        return found
 
     def _check_offset(self, offset: int) -> None:
         if offset < self._log.start_offset or offset > self._log.next_offset:
