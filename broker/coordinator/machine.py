@@ -8,10 +8,10 @@ the shard, and operations change them directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from broker.coordinator.log import KeyValue
+from broker.coordinator.log import KeyValue, TransactionalWrite
 from broker.coordinator.reply import Reply
 from broker.coordinator.timers import Timers
 
@@ -28,15 +28,17 @@ class Record(Protocol):
 class Outcome:
     """What one operation leads to. `now_ms` is wall-clock time.
 
-    Replies leave once everything that they may tell of is durable; see `shard`.
+    Replies leave once everything that they may tell of is durable; see `shard`. With `transaction`, all records are
+    part of that producer's transaction.
     """
 
-    __slots__ = ("now_ms", "records", "replies")
+    __slots__ = ("now_ms", "records", "replies", "transaction")
 
     def __init__(self, now_ms: int) -> None:
         self.now_ms = now_ms
         self.records: list[Any] = []
         self.replies: list[tuple[Reply, Any]] = []
+        self.transaction: TransactionalWrite | None = None
 
     def write(self, record: Record) -> None:
         self.records.append(record)
@@ -64,6 +66,17 @@ class StateMachine(Protocol):
 
     def waiting(self) -> list[Reply]:
         """Requests that are parked in the state: the shard refuses them when it goes."""
+
+
+@runtime_checkable
+class TransactionalMachine(Protocol):
+    """A state machine whose records may be part of producers' transactions."""
+
+    def replay_pending(self, producer_id: int, record: Any) -> None:
+        """The record counts once the producer's transaction is committed."""
+
+    def end_transaction(self, producer_id: int, commit: bool) -> Collection[str]:
+        """Apply what is pending of this producer, or forget it; returns the subjects that it concerns."""
 
 
 M = TypeVar("M", bound=StateMachine)

@@ -14,13 +14,16 @@ Invariants
 * The records of one loop turn leave as one batch, bounded by `batch_size_max` bytes.
 * While the log has no room, batches wait in order and the replies with them: back-pressure is no failure, up to
   `FULL_MAX_S`. What waits is bounded by the memory of the requests that do.
+* Records of a producer's transaction, and the marker that ends it, are a batch of their own and may be refused by the
+  log, which knows the producer. So they are appended at once, behind everything that was written before, and applied
+  only then; without room they are refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import partial
 from typing import Any, Generic, Protocol
@@ -28,8 +31,9 @@ from typing import Any, Generic, Protocol
 import structlog
 
 from broker.coordinator.errors import CoordinatorError
-from broker.coordinator.log import CoordinatorLog, KeyValue, LogFull, LogUnavailable
-from broker.coordinator.machine import M, Outcome, ShardTimers
+from broker.coordinator.log import AppendRefused, CoordinatorLog, KeyValue, LogFull, LogUnavailable, Marker
+from broker.coordinator.machine import M, Outcome, ShardTimers, TransactionalMachine
+from broker.coordinator.replay import LogReplay
 from broker.coordinator.reply import Reply
 from protocol.errors import ErrorCode
 
@@ -73,9 +77,10 @@ _UNAVAILABLE = {
 class _Batch:
     """Records that are appended together, and the replies that wait for them."""
 
-    __slots__ = ("records", "replies", "size", "subjects")
+    __slots__ = ("end_offset", "records", "replies", "size", "subjects")
 
     def __init__(self) -> None:
+        self.end_offset = -1
         self.records: list[KeyValue] = []
         self.size = 0
         self.replies: list[tuple[Reply, Any]] = []
@@ -118,28 +123,29 @@ class Shard(Generic[M]):
 
     # -- loading ----------------------------------------------------------------------------------------------------
     async def load(self) -> None:
-        """Replay the log, last value of each key; then serve. Raises what reading the log raises; may be tried again.
+        """Replay the log, last value of each key (see `replay`); then serve. Raises what reading the log raises; may be
+        tried again.
 
         A key's earlier values are never decoded, and its tombstone drops it: machines do not depend on the order of
         different keys.
         """
-        latest: dict[bytes, bytes] = {}
+        replay = LogReplay()
         read_count = 0
-        async for chunk in self._log.read_all():
-            for (key, value), _ in chunk:
-                if value is None:
-                    latest.pop(key, None)
-                else:
-                    latest[key] = value
-            read_count += len(chunk)
+        async for batch in self._log.read_all():
+            replay.add(batch)
+            read_count += len(batch.records)
             if read_count >= _REPLAYED_PER_TURN:
                 read_count = 0
                 await asyncio.sleep(0)
         machine = self.machine = self._new_machine(self.timers)
-        for count, (key, value) in enumerate(latest.items(), 1):
+        for count, (producer_id, key, value) in enumerate(replay.records(), 1):
             record = machine.decode(key, value)
-            if record is not None:
+            if record is None:
+                pass
+            elif producer_id < 0:
                 machine.replay(record)
+            else:
+                self._transactional().replay_pending(producer_id, record)
             if not count % _REPLAYED_PER_TURN:
                 await asyncio.sleep(0)
         if self.state is ShardState.LOADING:
@@ -163,6 +169,20 @@ class Shard(Generic[M]):
         self._settle(subject, out)
         self._arm()
 
+    def end_transaction(self, reply: Reply, marker: Marker) -> None:
+        """Write the marker and apply it; `reply` is answered with an ErrorCode."""
+        if self.state is not ShardState.ACTIVE:
+            reply.refuse(_UNAVAILABLE[self.state])
+            return
+        try:
+            batch = self._append_now(lambda: self._log.append_marker(marker, self._now_ms()))
+        except CoordinatorError as error:
+            reply.refuse(error.code)
+            return
+        subjects = self._transactional().end_transaction(marker.producer_id, marker.commit)
+        batch.replies.append((reply, ErrorCode.NONE))
+        self._in_flight_now(batch, subjects)
+
     def close(self) -> None:
         """Leadership is lost: whatever is pending or parked is refused. What was appended stays in the log."""
         if self.state is not ShardState.CLOSED:
@@ -174,6 +194,9 @@ class Shard(Generic[M]):
 
     def _settle(self, subject: str | None, out: Outcome) -> None:
         if out.records:
+            if out.transaction is not None:
+                self._write_pending(out)
+                return
             self._write(out.records)
         if out.replies:
             self._reply(subject, out.replies)
@@ -215,12 +238,61 @@ class Shard(Generic[M]):
         else:
             batch.replies.extend(replies)
 
+    # -- transactions -----------------------------------------------------------------------------------------------
+    def _write_pending(self, out: Outcome) -> None:
+        """Records and replies of an operation in a transaction."""
+        transaction, records = out.transaction, out.records
+        assert transaction is not None
+        encoded = [record.encode() for record in records]
+        try:
+            batch = self._append_now(lambda: self._log.append(encoded, self._now_ms(), transaction))
+        except CoordinatorError as error:
+            for reply, _ in out.replies:
+                reply.refuse(error.code)
+            return
+        machine = self._transactional()
+        for record in records:
+            machine.replay_pending(transaction.producer_id, record)
+        batch.replies += out.replies
+        self._in_flight_now(batch, {record.subject for record in records})
+
+    def _append_now(self, append: Callable[[], int]) -> _Batch:
+        """Append behind everything that was written. Raises CoordinatorError."""
+        self._flush()
+        if self.state is ShardState.CLOSED:
+            raise CoordinatorError(ErrorCode.NOT_COORDINATOR)
+        if self._unwritten:
+            raise CoordinatorError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+        batch = _Batch()
+        try:
+            batch.end_offset = append()
+        except LogFull as error:
+            raise CoordinatorError(ErrorCode.COORDINATOR_NOT_AVAILABLE) from error
+        except AppendRefused as error:
+            raise CoordinatorError(error.code) from error
+        except LogUnavailable as error:
+            self._fail(error)
+            raise CoordinatorError(ErrorCode.NOT_COORDINATOR) from error
+        return batch
+
+    def _in_flight_now(self, batch: _Batch, subjects: Iterable[str]) -> None:
+        for subject in subjects:
+            batch.subjects.add(subject)
+            self._pending[subject] = batch
+        self._in_flight.append(batch)
+        self._log.when_durable(batch.end_offset, partial(self._appended, batch))
+
+    def _transactional(self) -> TransactionalMachine:
+        machine = self.machine
+        assert isinstance(machine, TransactionalMachine)
+        return machine
+
     # -- log --------------------------------------------------------------------------------------------------------
     def _flush(self) -> None:
         while self._unwritten and self.state is not ShardState.CLOSED:
             batch = self._unwritten[0]
             try:
-                end_offset = self._log.append(batch.records, self._now_ms())
+                batch.end_offset = self._log.append(batch.records, self._now_ms())
             except LogFull as error:
                 self._wait_for_room(error)
                 return
@@ -232,7 +304,7 @@ class Shard(Generic[M]):
             self._in_flight.append(batch)
             if self._batch is batch:
                 self._batch = None
-            self._log.when_durable(end_offset, partial(self._appended, batch))
+            self._log.when_durable(batch.end_offset, partial(self._appended, batch))
 
     def _wait_for_room(self, error: LogFull) -> None:
         now = self._scheduler.time()

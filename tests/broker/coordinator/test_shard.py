@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.coordinator.log import KeyValue, LogUnavailable
+from broker.coordinator.log import LogBatch, LogUnavailable
 from broker.coordinator.memory_log import MemoryLog
 from broker.coordinator.reply import Gathered, Reply
 from broker.coordinator.shard import ShardState
@@ -161,16 +161,16 @@ def test_loading_can_be_tried_again() -> None:
     class FlakyLog(MemoryLog):
         attempts = 0
 
-        async def read_all(self) -> AsyncIterator[list[tuple[KeyValue, int]]]:
+        async def read_all(self) -> AsyncIterator[LogBatch]:
             self.attempts += 1
-            async for chunk in super().read_all():
-                yield chunk
+            async for batch in super().read_all():
+                yield batch
             if self.attempts == 1:
                 raise LogUnavailable("not yet")
 
     source = Coordinator()
     source.commit("g", {("t", 0): 7})
-    coordinator = Coordinator(FlakyLog(source.log.records, auto_sync=True), load=False)
+    coordinator = Coordinator(FlakyLog(source.log.batches, auto_sync=True), load=False)
     with pytest.raises(LogUnavailable):
         drive(coordinator.shard.load())
     drive(coordinator.shard.load())

@@ -7,6 +7,7 @@ A failing seed is printed by pytest's id of the case; run it again to see the sa
 from __future__ import annotations
 
 import random
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -150,7 +151,7 @@ class Simulation:
 
     def durable_values(self, log: MemoryLog, group_id: str, partition: int) -> list[int]:
         values = [-1]
-        for (key, value), _ in log.records[: log.durable_offset]:
+        for (key, value), _ in chain.from_iterable(batch.records for batch in log.durable_batches()):
             record = decode_record(key, value)
             if isinstance(record, OffsetCommit) and (record.group_id, record.partition) == (group_id, partition):
                 values.append(-1 if record.committed is None else record.committed.offset)
