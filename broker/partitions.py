@@ -18,6 +18,7 @@ from uuid import UUID
 import structlog
 
 from broker.cluster.image import MetadataImage
+from broker.partition.inspection import InspectionBudget
 from broker.partition.opening import RecoveredState, empty_state, recover_state
 from broker.partition.partition import Partition
 from broker.produce_throttle import ProduceThrottle
@@ -52,6 +53,7 @@ class Partitions:
         self._watchers: dict[str, tuple[Watcher, Watcher]] = {}
         self._follows_new_topics = False
         self._closed = False
+        self._inspections = InspectionBudget()
         self.throttle = ProduceThrottle(storage.pressure)
         self._unsubscribe = image.subscribe(self._follow)
 
@@ -145,6 +147,7 @@ class Partitions:
                     state_stream,
                     self._image.topic_config(topic.name),
                     state,
+                    self._inspections,
                 ),
                 topic.topic_id,
             )

@@ -2,7 +2,7 @@
 
 Checked once, on the header and the CRC. Records are decoded only where something depends on them: compacted topics want
 keys, a bound on old timestamps wants every one of them, a record count that only extreme compression could explain is
-counted, and records at fault are named (KIP-467).
+counted, and records at fault are named (KIP-467). How much time that may take is the matter of `inspection`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from broker.config.topic_config import TopicConfig
-from broker.partition.errors import BatchRefused
+from broker.partition.errors import BatchPostponed, BatchRefused
+from broker.partition.inspection import InspectionBudget
 from protocol.errors import ErrorCode, InvalidBatch
 from protocol.records import BatchHeader, Record, validate_batches, validate_records
 from protocol.records.validation import RECORD_SIZE_MIN
@@ -27,9 +28,18 @@ DECOMPRESSED_SIZE_MAX = 32 << 20
 class AppendRules:
     """A topic's configs as far as appends are concerned. Immutable."""
 
-    __slots__ = ("_after_max_ms", "_before_max_ms", "_decodes", "_keys_required", "_size_max", "log_append_time")
+    __slots__ = (
+        "_after_max_ms",
+        "_before_max_ms",
+        "_decodes",
+        "_inspections",
+        "_keys_required",
+        "_size_max",
+        "log_append_time",
+    )
 
-    def __init__(self, config: TopicConfig) -> None:
+    def __init__(self, config: TopicConfig, inspections: InspectionBudget) -> None:
+        self._inspections = inspections
         self.log_append_time: bool = config.log_append_time
         self._size_max = config.max_message_bytes
         self._keys_required = config.compacts
@@ -39,7 +49,7 @@ class AppendRules:
         self._decodes = self._keys_required or bounded_before
 
     def check(self, records: memoryview, now_ms: int, zstd: bool = True) -> BatchHeader:
-        """The header of the one batch in `records`. Raises BatchRefused."""
+        """The header of the one batch in `records`. Raises BatchRefused, BatchPostponed."""
         size = len(records)
         if size > self._size_max:
             raise BatchRefused(
@@ -55,7 +65,14 @@ class AppendRules:
             or header.record_count > size
             or (header.max_timestamp - now_ms > self._after_max_ms and not self.log_append_time)
         ):
-            self._check_records(records, header, now_ms)
+            inspections = self._inspections
+            began = inspections.begin()
+            if began is None:
+                raise BatchPostponed(header)
+            try:
+                self._check_records(records, header, now_ms)
+            finally:
+                inspections.end(began, size)
         return header
 
     def _check_records(self, batch: memoryview, header: BatchHeader, now_ms: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from protocol.errors import ErrorCode, InvalidBatch
+from protocol.records import BatchHeader
 from s3stream.api import (
     ObjectCorrupt,
     OffsetOutOfRange,
@@ -37,6 +38,14 @@ class BatchRefused(PartitionError):
     def __init__(self, code: ErrorCode, message: str, record_errors: Sequence[tuple[int, str]] = ()) -> None:
         super().__init__(code, message)
         self.record_errors = record_errors
+
+
+class BatchPostponed(BatchRefused):
+    """There is no time for a look at this batch now; its producer sends it again. Answered as a full log is."""
+
+    def __init__(self, header: BatchHeader) -> None:
+        super().__init__(ErrorCode.KAFKA_STORAGE_ERROR, "too many batches take long to look at; send it again")
+        self.header = header
 
 
 def code_of(error: Exception) -> ErrorCode:

@@ -22,7 +22,8 @@ import structlog
 
 from broker.config.topic_config import TopicConfig
 from broker.partition.append_rules import AppendRules
-from broker.partition.errors import BatchRefused, PartitionError
+from broker.partition.errors import BatchPostponed, BatchRefused, PartitionError
+from broker.partition.inspection import InspectionBudget
 from broker.partition.leader_epochs import LeaderEpochs
 from broker.partition.opening import RecoveredState
 from broker.partition.producer_state import NO_PRODUCER_ID, ActiveProducer, ProducerStates, SequencedBatch
@@ -61,6 +62,7 @@ class Partition:
     """See the module docstring. All methods are called on the loop's thread."""
 
     __slots__ = (
+        "_inspections",
         "_log",
         "_rules",
         "_snapshots",
@@ -90,6 +92,7 @@ class Partition:
         state_stream: Stream,
         config: TopicConfig,
         recovered: RecoveredState,
+        inspections: InspectionBudget | None = None,
     ) -> None:
         self.topic = topic
         self.topic_id = topic_id
@@ -98,6 +101,7 @@ class Partition:
         self.leader_epochs: LeaderEpochs = recovered.leader_epochs
         self.producers: ProducerStates = recovered.producers
         self.closed = False
+        self._inspections = inspections or InspectionBudget()
         self._log = log_stream
         self._transactions = self.producers.transactions
         self._verifications = Verifications()
@@ -146,7 +150,7 @@ class Partition:
     def set_config(self, config: TopicConfig) -> None:
         """Take the topic's effective configs from now on."""
         self.config = config
-        self._rules = AppendRules(config)
+        self._rules = AppendRules(config, self._inspections)
 
     def set_leader_epoch(self, leader_epoch: int) -> None:
         """This broker leads on under a newer epoch."""
@@ -180,7 +184,11 @@ class Partition:
         if self.closed:
             raise StreamClosed(f"{self.topic}-{self.index}")
         rules = self._rules
-        header = rules.check(records, now_ms, zstd)
+        try:
+            header = rules.check(records, now_ms, zstd)
+        except BatchPostponed as error:
+            self._expect(error.header, now_ms)
+            raise
         stream = self._log
         count = header.last_offset_delta + 1
         producer_id = header.producer_id
@@ -205,9 +213,7 @@ class Partition:
         try:
             self._append(records, base_offset, count, timestamp)
         except StorageFull:
-            if producer_id != NO_PRODUCER_ID:
-                # those that are on their way behind it must not come before it
-                self.producers.expect(producer_id, header.producer_epoch, header.base_sequence, timestamp)
+            self._expect(header, timestamp)
             raise
         if producer_id != NO_PRODUCER_ID:
             self.producers.record(
@@ -218,6 +224,11 @@ class Partition:
         if self._unsnapshotted_size >= SNAPSHOT_INTERVAL_SIZE:
             self._save_at_interval(now_ms)
         return Appended(base_offset, base_offset + count, append_time)
+
+    def _expect(self, header: BatchHeader, timestamp: int) -> None:
+        """This batch will come again: what is on its way behind it, of the same producer, must not come before it."""
+        if header.producer_id != NO_PRODUCER_ID:
+            self.producers.expect(header.producer_id, header.producer_epoch, header.base_sequence, timestamp)
 
     def _check_transactional(
         self, header: BatchHeader, count: int, transactional_id: str | None, verification: VerificationGuard | None

@@ -13,7 +13,8 @@ from broker.config.broker_config import BrokerConfig
 from broker.config.topic_config import TopicConfig
 from broker.partition import time_lookup
 from broker.partition.append_rules import RECORDS_CHECKED_MAX, AppendRules
-from broker.partition.errors import BatchRefused
+from broker.partition.errors import BatchPostponed, BatchRefused
+from broker.partition.inspection import InspectionBudget
 from broker.partition.time_lookup import TimestampOffset, offset_for_timestamp
 from protocol.errors import ErrorCode
 from protocol.records import Codec
@@ -34,10 +35,9 @@ def with_body(body: bytes, codec: Codec, count: int) -> memoryview:
     return memoryview(made)
 
 
-def rules(**configs: str) -> AppendRules:
-    return AppendRules(
-        TopicConfig.resolve({name.replace("_", "."): value for name, value in configs.items()}, BrokerConfig())
-    )
+def rules(inspections: InspectionBudget | None = None, **configs: str) -> AppendRules:
+    config = TopicConfig.resolve({name.replace("_", "."): value for name, value in configs.items()}, BrokerConfig())
+    return AppendRules(config, inspections or InspectionBudget())
 
 
 def bomb(codec: Codec) -> bytes:
@@ -50,6 +50,42 @@ def test_a_batch_that_decompresses_to_too_much_is_refused_where_its_records_are_
     with pytest.raises(BatchRefused) as refused:
         rules(cleanup_policy="compact", max_message_bytes="10000000").check(with_body(bomb(codec), codec, 10), NOW_MS)
     assert refused.value.code == ErrorCode.INVALID_RECORD
+
+
+class SteppedClock:
+    """Each look takes `step` seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.step = 0.0
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def test_batches_that_take_longer_than_their_bytes_earn_are_put_off_until_time_has_passed() -> None:
+    clock = SteppedClock()
+    checking = rules(InspectionBudget(clock), cleanup_policy="compact")
+    clock.step = 0.03
+    for _ in range(5):
+        checking.check(memoryview(batch()), NOW_MS)
+    with pytest.raises(BatchPostponed) as postponed:
+        checking.check(memoryview(batch()), NOW_MS)
+    assert postponed.value.code == ErrorCode.KAFKA_STORAGE_ERROR
+    clock.now += 5
+    checking.check(memoryview(batch()), NOW_MS)
+
+
+def test_bytes_that_were_sent_earn_the_time_to_look_at_them() -> None:
+    clock = SteppedClock()
+    checking = rules(InspectionBudget(clock), cleanup_policy="compact", max_message_bytes="10000000")
+    clock.step = 0.03
+    large = with_body(batch(count=1)[HEADER_SIZE:] + bytes(200_000), Codec.NONE, 1)
+    for _ in range(100):
+        with pytest.raises(BatchRefused) as refused:
+            checking.check(large, NOW_MS)
+        assert refused.value.code == ErrorCode.INVALID_RECORD
 
 
 def test_a_batch_of_too_many_records_to_check_is_too_large_so_that_its_producer_splits_it() -> None:
