@@ -1,15 +1,11 @@
 """A partition led here: Kafka's rules over two streams, `log` (the record batches) and `state` (snapshots).
 
-The partition owns producer state, transactions and leader epochs, which are derived from the log. Who waits for it is
-in `waiters`, how snapshots are kept in `state_log`.
+The partition owns producer state, transactions and leader epochs, which are derived from the log. What of the log is
+readable is in `log_view`, who waits for it in `waiters`, how snapshots are kept in `state_log`.
 
 Invariants
 ----------
-* log start offset <= last stable offset <= high watermark <= log end offset; the high watermark is the log's confirmed
-  (durable) offset and nothing at or above it is ever read or acknowledged.
 * Between the check of a batch and its append there is no await, so what was checked still holds.
-* Below the last stable offset every transaction has ended durably, and the index of aborted transactions is complete:
-  what a read_committed reader is told depends on the offsets it got, not on the tier they came from.
 * A transactional batch opens a transaction only if its coordinator has confirmed that the partition takes part.
 """
 
@@ -24,17 +20,16 @@ from broker.config.topic_config import TopicConfig
 from broker.partition.append_rules import AppendRules
 from broker.partition.errors import BatchPostponed, BatchRefused, PartitionError
 from broker.partition.inspection import InspectionBudget
-from broker.partition.leader_epochs import LeaderEpochs
+from broker.partition.log_view import LogView
 from broker.partition.opening import RecoveredState
 from broker.partition.producer_state import NO_PRODUCER_ID, ActiveProducer, ProducerStates, SequencedBatch
 from broker.partition.state_log import StateLog
-from broker.partition.time_lookup import TimestampOffset, max_timestamp_offset, offset_for_timestamp
 from broker.partition.verification import VerificationGuard, Verifications
 from broker.partition.waiters import DurableCallback, FetchWaiter, Waiters
 from protocol.errors import ErrorCode
 from protocol.records import BatchHeader, build_end_txn_marker, stamp, stamp_log_append_time
 from protocol.records.header import TRANSACTIONAL
-from s3stream.api import FetchResult, StorageError, StorageFull, Stream, StreamClosed
+from s3stream.api import StorageError, StorageFull, Stream, StreamClosed
 from wal.api import Buffer
 
 log = structlog.get_logger()
@@ -44,7 +39,6 @@ SNAPSHOT_INTERVAL_SIZE = 64 << 20
 _LARGE_SNAPSHOT_SIZE = 8 << 20
 _LARGE_SNAPSHOT_SHARE = 8
 """A larger snapshot (many aborted transactions) is repeated only after so many times its size."""
-READ_COMMITTED = 1
 
 
 class Appended(NamedTuple):
@@ -55,18 +49,13 @@ class Appended(NamedTuple):
     log_append_time_ms: int
 
 
-_NOTHING = FetchResult(buffers=(), size=0, next_offset=-1)
-
-
-class Partition:
+class Partition(LogView):
     """See the module docstring. All methods are called on the loop's thread."""
 
     __slots__ = (
         "_inspections",
-        "_log",
         "_rules",
         "_snapshots",
-        "_transactions",
         "_trimming",
         "_unconfirmed",
         "_unsnapshotted_size",
@@ -76,7 +65,6 @@ class Partition:
         "config",
         "index",
         "leader_epoch",
-        "leader_epochs",
         "producers",
         "topic",
         "topic_id",
@@ -94,16 +82,14 @@ class Partition:
         recovered: RecoveredState,
         inspections: InspectionBudget | None = None,
     ) -> None:
+        super().__init__(log_stream, recovered.producers.transactions, recovered.leader_epochs)
         self.topic = topic
         self.topic_id = topic_id
         self.index = index
         self.leader_epoch = leader_epoch
-        self.leader_epochs: LeaderEpochs = recovered.leader_epochs
         self.producers: ProducerStates = recovered.producers
         self.closed = False
         self._inspections = inspections or InspectionBudget()
-        self._log = log_stream
-        self._transactions = self.producers.transactions
         self._verifications = Verifications()
         self._snapshots = StateLog(state_stream, recovered.snapshot_offset)
         self._unsnapshotted_size = recovered.replayed_size
@@ -114,37 +100,6 @@ class Partition:
         self.leader_epochs.assign(leader_epoch, log_stream.next_offset)
         log_stream.on_confirmed = self._on_confirmed
         log_stream.on_failed = self._on_failed
-
-    # -- offsets ----------------------------------------------------------------------------------------------------
-    @property
-    def log_start_offset(self) -> int:
-        return self._log.start_offset
-
-    @property
-    def high_watermark(self) -> int:
-        return self._log.confirmed_offset
-
-    @property
-    def last_stable_offset(self) -> int:
-        """The bound of read_committed reads: below it no transaction is open, nor ended but not durably."""
-        high_watermark = self._log.confirmed_offset
-        unstable = self._transactions.first_unstable_offset
-        # a transaction's beginning may have been deleted
-        return high_watermark if high_watermark <= unstable else max(unstable, self._log.start_offset)
-
-    @property
-    def log_end_offset(self) -> int:
-        return self._log.next_offset
-
-    @property
-    def size(self) -> int:
-        """Bytes retained, un-uploaded ones included."""
-        return self._log.size
-
-    @property
-    def log(self) -> Stream:
-        """The log's stream, for retention and inspection."""
-        return self._log
 
     # -- configuration and leadership -------------------------------------------------------------------------------
     def set_config(self, config: TopicConfig) -> None:
@@ -333,11 +288,6 @@ class Partition:
             return VerificationGuard()
         return self._verifications.begin(producer_id, producer_epoch, base_sequence, supports_epoch_bump)
 
-    def aborted_transactions(self, start_offset: int, end_offset: int) -> list[tuple[int, int]]:
-        """`(producer id, first offset)` of aborted transactions with an offset in [start, end), for who read those."""
-        aborted = self._transactions.aborted
-        return aborted.overlapping(start_offset, end_offset) if aborted else []
-
     def active_producers(self) -> list[ActiveProducer]:
         """Every producer that is known here."""
         return self.producers.active()
@@ -372,52 +322,6 @@ class Partition:
     def _on_failed(self, error: StorageError) -> None:
         log.warning("partition failed", topic=self.topic, partition=self.index, error=str(error))
         self._waiters.fail(error)
-
-    # -- reading ----------------------------------------------------------------------------------------------------
-    def end_offset(self, isolation_level: int) -> int:
-        """Up to where may be read."""
-        return self.last_stable_offset if isolation_level == READ_COMMITTED else self._log.confirmed_offset
-
-    def read(self, offset: int, max_size: int, isolation_level: int) -> FetchResult | None:
-        """Whole batches from `offset` on out of memory; None if they have to be fetched. Raises PartitionError."""
-        end_offset = self.end_offset(isolation_level)
-        if offset == end_offset:
-            return _NOTHING
-        self._check_offset(offset)
-        if offset > end_offset:
-            return _NOTHING
-        return self._log.read_cached(offset, max_size, end_offset)
-
-    async def fetch(self, offset: int, max_size: int, isolation_level: int) -> FetchResult:
-        """As `read`, from whichever tier has it."""
-        end_offset = self.end_offset(isolation_level)
-        self._check_offset(offset)
-        if offset >= end_offset:
-            return _NOTHING
-        found = await self._log.fetch(offset, max_size, end_offset)
-        # what the log began with meanwhile is gone, and out of the index of aborted transactions
-        self._check_offset(offset)
-        return found
-
-    def _check_offset(self, offset: int) -> None:
-        if offset < self._log.start_offset or offset > self._log.next_offset:
-            raise PartitionError(
-                ErrorCode.OFFSET_OUT_OF_RANGE,
-                f"offset {offset} is not within [{self._log.start_offset}, {self._log.next_offset}]",
-            )
-
-    async def offset_for_timestamp(self, timestamp: int, isolation_level: int) -> TimestampOffset | None:
-        """The first record whose timestamp is at or after `timestamp`, or None."""
-        return await offset_for_timestamp(self._log, timestamp, self.end_offset(isolation_level))
-
-    async def max_timestamp_offset(self, isolation_level: int) -> TimestampOffset | None:
-        """The first record that has the largest timestamp; None if the log is empty, or if that may not be read yet."""
-        found = await max_timestamp_offset(self._log)
-        return found if found is not None and found.offset < self.end_offset(isolation_level) else None
-
-    def end_offset_for_epoch(self, leader_epoch: int) -> tuple[int, int]:
-        """(epoch, end offset) as OffsetForLeaderEpoch answers; the current epoch so far ends at the high watermark."""
-        return self.leader_epochs.end_offset(leader_epoch, self._log.confirmed_offset)
 
     # -- the start of the log ---------------------------------------------------------------------------------------
     async def delete_records(self, offset: int) -> int:
