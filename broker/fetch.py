@@ -17,7 +17,8 @@ from typing import Any
 from broker.fetch_sessions import Fetched, FetchTarget
 from broker.leadership import absence_code
 from broker.partition.errors import PartitionError, code_of
-from broker.partition.partition import READ_COMMITTED, Partition
+from broker.partition.log_view import READ_COMMITTED
+from broker.partition.partition import Partition
 from broker.request import Deferred
 from broker.services import Services
 from protocol.errors import ErrorCode

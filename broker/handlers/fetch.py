@@ -24,7 +24,7 @@ from functools import partial
 from broker.fetch import Fetch, WaitingFetch
 from broker.fetch_sessions import FetchContext, Fetched
 from broker.leadership import current_leader
-from broker.partition.partition import READ_COMMITTED
+from broker.partition.log_view import READ_COMMITTED
 from broker.request import Deferred, RequestContext
 from broker.services import Services
 from protocol.api_keys import ApiKey

@@ -21,7 +21,8 @@ from collections.abc import Awaitable
 
 from broker.leadership import absence_code
 from broker.partition.errors import PartitionError, code_of
-from broker.partition.partition import READ_COMMITTED, Partition
+from broker.partition.log_view import READ_COMMITTED
+from broker.partition.partition import Partition
 from broker.partition.time_lookup import TimestampOffset
 from broker.request import RequestContext
 from broker.services import Services
