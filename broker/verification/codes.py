@@ -22,7 +22,7 @@ _NOT_VERIFIED = frozenset(
 
 
 class Support(IntEnum):
-    """How much of KIP-890 a client's request implies."""
+    """How much of KIP-890 the version of a client's request implies."""
 
     DEFAULT = 0
     ABORTABLE_ERROR = 1
@@ -31,8 +31,18 @@ class Support(IntEnum):
     """Leaves it to the broker to add partitions; its epoch grows with every transaction (TV2)."""
 
 
-def verdict_for(code: ErrorCode, support: Support) -> ErrorCode:
-    """A verdict as clients of this level know it. TRANSACTION_ABORTABLE is new to older ones."""
+def produce_support(version: int) -> Support:
+    """Of a version of Produce."""
+    return Support.IMPLICIT_ADD if version >= 12 else Support.ABORTABLE_ERROR if version >= 11 else Support.DEFAULT
+
+
+def offset_commit_support(version: int) -> Support:
+    """Of a version of TxnOffsetCommit."""
+    return Support.IMPLICIT_ADD if version >= 5 else Support.ABORTABLE_ERROR if version >= 4 else Support.DEFAULT
+
+
+def _verdict_for(code: ErrorCode, support: Support) -> ErrorCode:
+    """TRANSACTION_ABORTABLE is new to older clients."""
     if code is ErrorCode.TRANSACTION_ABORTABLE and support is Support.DEFAULT:
         return ErrorCode.INVALID_TXN_STATE
     return code
@@ -40,10 +50,18 @@ def verdict_for(code: ErrorCode, support: Support) -> ErrorCode:
 
 def produce_refusal(code: ErrorCode, support: Support) -> tuple[ErrorCode, str | None]:
     """Code and message that a producer gets for a verdict that is not NONE."""
-    code = verdict_for(code, support)
+    code = _verdict_for(code, support)
     if code is ErrorCode.INVALID_TXN_STATE:
         return code, "Partition was not added to the transaction"
     if code in _NOT_VERIFIED or (code is ErrorCode.CONCURRENT_TRANSACTIONS and support is not Support.IMPLICIT_ADD):
         message = f"Unable to verify the partition has been added to the transaction. Underlying error: {code.name}"
         return ErrorCode.NOT_ENOUGH_REPLICAS, message
     return code, None
+
+
+def offset_commit_refusal(code: ErrorCode, support: Support) -> ErrorCode:
+    """What TxnOffsetCommit gets for a verdict that is not NONE: to be tried again without looking for the group's
+    coordinator, where it is not final."""
+    code = _verdict_for(code, support)
+    concurrent = code is ErrorCode.CONCURRENT_TRANSACTIONS and support is not Support.IMPLICIT_ADD
+    return ErrorCode.COORDINATOR_LOAD_IN_PROGRESS if concurrent or code in _NOT_VERIFIED else code

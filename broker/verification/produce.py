@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from broker.partition.errors import PartitionError
 from broker.partition.verification import NOT_REQUIRED, VerificationGuard
-from broker.verification.codes import Support, produce_refusal
+from broker.verification.codes import Support, produce_refusal, produce_support
 from broker.verification.verification import TopicPartition, Transaction, Verdicts
 from protocol.errors import ErrorCode
 from protocol.records.header import ATTRIBUTES_POSITION, HEADER_SIZE, TRANSACTIONAL
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from broker.partition.partition import Appended, Partition
 
 _NO_PRODUCER = -1
-_ABORTABLE_ERROR_SINCE = 11
-_IMPLICIT_ADD_SINCE = 12
 _unpack = Struct(">h20xqhi").unpack_from
 """Of a batch's header, from its attributes on: attributes, producer id, producer epoch, base sequence."""
 
@@ -45,10 +43,7 @@ class ProduceTransaction:
         self.transactional_id = transactional_id
         self.producer_id = _NO_PRODUCER
         self.producer_epoch = -1
-        if version >= _IMPLICIT_ADD_SINCE:
-            self.support = Support.IMPLICIT_ADD
-        else:
-            self.support = Support.ABORTABLE_ERROR if version >= _ABORTABLE_ERROR_SINCE else Support.DEFAULT
+        self.support = produce_support(version)
         self._verifies = verification_enabled or self.support is Support.IMPLICIT_ADD
         self._batches: list[tuple[Partition, int]] = []
         """With their base sequences."""

@@ -11,8 +11,13 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import ClassVar
 
+from broker.coordinator.errors import CoordinatorError
 from broker.coordinator.group.records import CommittedOffset
 from broker.coordinator.machine import Record
+from protocol.errors import ErrorCode
+
+_COMMIT_VERSION = 10
+"""The version of OffsetCommit whose rules apply to members that commit in transactions."""
 
 PartitionCheck = Callable[[bytes, int], None]
 """Raises CoordinatorError for a partition (topic id, index) that may not be committed."""
@@ -47,8 +52,33 @@ class Group:
     def __init__(self, group_id: str) -> None:
         self.group_id = group_id
         self.offsets: dict[str, dict[int, CommittedOffset]] = {}
-        self.transactional: dict[tuple[str, int], int] = {}
-        """(topic, partition) -> open transactions that hold an offset for it."""
+        self.transactional: dict[tuple[str, int], dict[int, CommittedOffset | None]] = {}
+        """(topic, partition) -> producer id -> offset in its open transaction, in the order of the log; None: something
+        later counts already. See `transactional_offsets`."""
+
+    def take_offsets(self, other: Group) -> None:
+        """All of them, of a group whose place this one takes."""
+        self.offsets, other.offsets = other.offsets, {}
+        self.transactional, other.transactional = other.transactional, {}
+
+    def put_offset(self, topic: str, partition: int, committed: CommittedOffset) -> None:
+        """Replay of a commit outside of transactions."""
+        partitions = self.offsets.get(topic)
+        if partitions is None:
+            partitions = self.offsets[topic] = {}
+        partitions[partition] = committed
+        if self.transactional:
+            held = self.transactional.get((topic, partition), {})
+            for producer_id in held:
+                held[producer_id] = None
+
+    def drop_offset(self, topic: str, partition: int) -> None:
+        """Replay of a tombstone."""
+        partitions = self.offsets.get(topic, {})
+        partitions.pop(partition, None)
+        if not partitions:
+            self.offsets.pop(topic, None)
+        self.transactional.pop((topic, partition), None)
 
     @property
     @abstractmethod
@@ -84,6 +114,18 @@ class Group:
     def check_commit(self, member_id: str, instance_id: str | None, epoch: int, version: int) -> PartitionCheck | None:
         """Whether this member, of this generation or member epoch, may commit with this version of OffsetCommit. What
         is returned must hold for each partition as well."""
+
+    def check_transactional_commit(self, member_id: str, instance_id: str | None, epoch: int) -> PartitionCheck | None:
+        """The same for TxnOffsetCommit. Producers that do not name a member are not held to be one (KIP-447)."""
+        if epoch < 0 and not member_id and instance_id is None:
+            return None
+        try:
+            return self.check_commit(member_id, instance_id, epoch, _COMMIT_VERSION)
+        except CoordinatorError as error:
+            # the one check that comes last, and that transactions are spared
+            if error.code is ErrorCode.REBALANCE_IN_PROGRESS:
+                return None
+            raise
 
     @abstractmethod
     def check_fetch(self, member_id: str | None, member_epoch: int) -> None:
