@@ -274,8 +274,8 @@ _WITHOUT_EFFECT = _table(
     ("log.segment.delete.delay.ms", _LONG, 60000, at_least(0), _CLUSTER, "Default of file.delete.delay.ms."),
 )
 
-_GROUP_TYPES = _table(
-    Effect.ACCEPTED,
+_CONSUMER_GROUPS = _table(
+    Effect.HONOURED,
     (
         "group.consumer.session.timeout.ms",
         _INT,
@@ -283,6 +283,22 @@ _GROUP_TYPES = _table(
         at_least(1),
         _READ_ONLY,
         "Default of consumer.session.timeout.ms of a group.",
+    ),
+    (
+        "group.consumer.min.session.timeout.ms",
+        _INT,
+        45000,
+        at_least(1),
+        _READ_ONLY,
+        "The least that consumer.session.timeout.ms of a group counts as.",
+    ),
+    (
+        "group.consumer.max.session.timeout.ms",
+        _INT,
+        60000,
+        at_least(1),
+        _READ_ONLY,
+        "The most that consumer.session.timeout.ms of a group counts as.",
     ),
     (
         "group.consumer.heartbeat.interval.ms",
@@ -293,6 +309,22 @@ _GROUP_TYPES = _table(
         "Default of consumer.heartbeat.interval.ms of a group.",
     ),
     (
+        "group.consumer.min.heartbeat.interval.ms",
+        _INT,
+        5000,
+        at_least(1),
+        _READ_ONLY,
+        "The least that consumer.heartbeat.interval.ms of a group counts as.",
+    ),
+    (
+        "group.consumer.max.heartbeat.interval.ms",
+        _INT,
+        15000,
+        at_least(1),
+        _READ_ONLY,
+        "The most that consumer.heartbeat.interval.ms of a group counts as.",
+    ),
+    (
         "group.consumer.assignment.interval.ms",
         _INT,
         1000,
@@ -300,6 +332,45 @@ _GROUP_TYPES = _table(
         _CLUSTER,
         "Default of consumer.assignment.interval.ms of a group.",
     ),
+    (
+        "group.consumer.min.assignment.interval.ms",
+        _INT,
+        0,
+        at_least(0),
+        _READ_ONLY,
+        "The least that consumer.assignment.interval.ms of a group counts as.",
+    ),
+    (
+        "group.consumer.max.assignment.interval.ms",
+        _INT,
+        15000,
+        at_least(0),
+        _READ_ONLY,
+        "The most that consumer.assignment.interval.ms of a group counts as.",
+    ),
+    ("group.consumer.max.size", _INT, INT_MAX, at_least(1), _READ_ONLY, "The most members of a consumer group."),
+    (
+        "group.consumer.assignors",
+        _LIST,
+        "uniform,range",
+        list_of("range", "uniform"),
+        _READ_ONLY,
+        "Assignors that members may ask for; the first is the default.",
+    ),
+    (
+        "group.consumer.migration.policy",
+        _STRING,
+        "bidirectional",
+        one_of(
+            "disabled", "DISABLED", "upgrade", "UPGRADE", "downgrade", "DOWNGRADE", "bidirectional", "BIDIRECTIONAL"
+        ),
+        _READ_ONLY,
+        "Which way groups turn between the classic and the new protocol.",
+    ),
+)
+
+_GROUP_TYPES = _table(
+    Effect.ACCEPTED,
     (
         "group.share.session.timeout.ms",
         _INT,
@@ -391,7 +462,7 @@ _GROUP_TYPES = _table(
 )
 
 BROKER_CONFIGS: dict[str, ConfigDef] = by_name(
-    _IDENTITY + _TOPICS + _LOG + _NETWORK + _GROUPS + _TRANSACTIONS + _WITHOUT_EFFECT + _GROUP_TYPES
+    _IDENTITY + _TOPICS + _LOG + _NETWORK + _GROUPS + _TRANSACTIONS + _WITHOUT_EFFECT + _CONSUMER_GROUPS + _GROUP_TYPES
 )
 
 SYNONYMS: dict[str, tuple[str, ...]] = {

@@ -1,7 +1,7 @@
 """Configs of groups (KIP-848, KIP-932, KIP-1071) and of client metrics subscriptions (KIP-714).
 
-They can be set, validated, listed and described; what they are about is not served by this broker, so they have no
-effect.
+Those of consumer groups are honoured (`broker.coordinator.group.consumer.config`). The others can be set, validated,
+listed and described; what they are about is not served by this broker, so they have no effect.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ MATCH_KEYS = frozenset(
 
 def _group(name: str, type_: ConfigType, default: object, validate: Validator | None, doc: str) -> ConfigDef:
     synonym = f"group.{name}"
+    effect = Effect.HONOURED if name.startswith("consumer.") else Effect.ACCEPTED
     return ConfigDef(
-        name, type_, str(default), validate, Effect.ACCEPTED, doc, "", synonym if synonym in BROKER_CONFIGS else None
+        name, type_, str(default), validate, effect, doc, "", synonym if synonym in BROKER_CONFIGS else None
     )
 
 

@@ -11,6 +11,8 @@ from types import ModuleType
 from broker.handlers import (
     alter_configs,
     api_versions,
+    consumer_group_describe,
+    consumer_group_heartbeat,
     create_partitions,
     create_topics,
     delete_groups,
@@ -73,6 +75,8 @@ MODULES: tuple[ModuleType, ...] = (
     offset_delete,
     describe_cluster,
     describe_producers,
+    consumer_group_heartbeat,
+    consumer_group_describe,
     list_config_resources,
     describe_topic_partitions,
 )

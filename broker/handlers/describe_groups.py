@@ -22,7 +22,7 @@ API_KEY = ApiKey.DESCRIBE_GROUPS
 MIN_VERSION = 0
 MAX_VERSION = 6
 
-_ALL_OPERATIONS = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
+ALL_OPERATIONS = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
 """Read, Delete, Describe, DescribeConfigs, AlterConfigs: what a group knows, by the numbers of AclOperation."""
 
 
@@ -32,7 +32,7 @@ def handle(services: Services, ctx: RequestContext, request: DescribeGroupsReque
     def combine(groups: list[Any]) -> DescribeGroupsResponse:
         for group in groups:
             if with_operations and group.error_code == ErrorCode.NONE:
-                group.authorized_operations = _ALL_OPERATIONS
+                group.authorized_operations = ALL_OPERATIONS
         return DescribeGroupsResponse(groups=groups)
 
     return Gathered([_describe(services, group_id, ctx.api_version) for group_id in request.groups], combine)

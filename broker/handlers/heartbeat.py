@@ -22,9 +22,7 @@ def handle(services: Services, ctx: RequestContext, request: HeartbeatRequest) -
     if not request.group_id:
         return HeartbeatResponse(error_code=ErrorCode.INVALID_GROUP_ID)
     reply = Reply(_refusal)
-    services.groups.submit(
-        request.group_id, reply, lambda machine, out: machine.membership.heartbeat(out, reply, request)
-    )
+    services.groups.submit(request.group_id, reply, lambda machine, out: machine.heartbeat(out, reply, request))
     settled: HeartbeatResponse | Deferred = reply.settled()
     return settled
 

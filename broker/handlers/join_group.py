@@ -11,8 +11,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-from broker.coordinator.group.answers import join_error
-from broker.coordinator.group.membership import JoinContext
+from broker.coordinator.group.answers import JoinContext, join_error
 from broker.coordinator.group.records import NAME_LENGTH_MAX
 from broker.coordinator.reply import Gathered, Reply
 from broker.request import Deferred, RequestContext
@@ -42,9 +41,7 @@ def handle(services: Services, ctx: RequestContext, request: JoinGroupRequest) -
     ):
         reply.refuse(ErrorCode.INVALID_REQUEST)
     else:
-        services.groups.submit(
-            request.group_id, reply, lambda machine, out: machine.membership.join(out, reply, request, context)
-        )
+        services.groups.submit(request.group_id, reply, lambda machine, out: machine.join(out, reply, request, context))
     if ctx.api_version < _NULL_PROTOCOL_SINCE:
         return Gathered([reply], _without_null)
     settled: JoinGroupResponse | Deferred = reply.settled()

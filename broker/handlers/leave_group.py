@@ -29,9 +29,7 @@ def handle(services: Services, ctx: RequestContext, request: LeaveGroupRequest) 
     group_id = request.group_id
     identities = request.members if several else [MemberIdentity(member_id=request.member_id)]
     reply = Reply(lambda code: LeaveGroupResponse(error_code=code))
-    services.groups.submit(
-        group_id, reply, lambda machine, out: machine.membership.leave(out, reply, group_id, identities)
-    )
+    services.groups.submit(group_id, reply, lambda machine, out: machine.leave(out, reply, group_id, identities))
     return reply if several else Gathered([reply], _single)
 
 

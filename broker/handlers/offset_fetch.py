@@ -4,6 +4,7 @@ v1-v10. v2 null topics: all that have an offset, and an error code for the group
 `require_stable` (KIP-447); v8 several groups (KIP-709); v9 member id and epoch (new group protocol); v10 topic ids.
 
 * Only what is durable is answered.
+* A member of a consumer group is checked: UNKNOWN_MEMBER_ID, STALE_MEMBER_EPOCH. Who gives neither id nor epoch is not.
 * A group or partition that has no commit is answered with offset -1 and no error.
 * By id, a topic that does not exist is UNKNOWN_TOPIC_ID; by name it is answered like one without a commit.
 """
@@ -22,6 +23,7 @@ from protocol.api_keys import ApiKey
 from protocol.errors import ErrorCode
 from protocol.messages.offset_fetch import (
     OffsetFetchRequest,
+    OffsetFetchRequestGroup,
     OffsetFetchRequestTopics,
     OffsetFetchResponse,
     OffsetFetchResponseGroup,
@@ -47,27 +49,19 @@ def handle(services: Services, ctx: RequestContext, request: OffsetFetchRequest)
     if version < _SEVERAL_GROUPS_SINCE:
         topics = request.topics
         asked = None if topics is None else [_by_name(services, each.name, each.partition_indexes) for each in topics]
-        part = _fetch(services, request.group_id, asked, stable, [])
+        part = _fetch(services, OffsetFetchRequestGroup(group_id=request.group_id), asked, stable, [])
         return Gathered([part], partial(_single, version, asked or []))
     return Gathered(
-        [
-            _fetch_group(services, group.group_id, group.topics, stable, version >= _TOPIC_IDS_SINCE)
-            for group in request.groups
-        ],
+        [_fetch_group(services, group, stable, version >= _TOPIC_IDS_SINCE) for group in request.groups],
         lambda groups: OffsetFetchResponse(groups=groups),
     )
 
 
-def _fetch_group(
-    services: Services,
-    group_id: str,
-    topics: Sequence[OffsetFetchRequestTopics] | None,
-    require_stable: bool,
-    by_id: bool,
-) -> Deferred:
+def _fetch_group(services: Services, group: OffsetFetchRequestGroup, require_stable: bool, by_id: bool) -> Deferred:
     unknown: list[OffsetFetchResponseTopics] = []
+    topics = group.topics
     if topics is None:
-        part = _fetch(services, group_id, None, require_stable, unknown)
+        part = _fetch(services, group, None, require_stable, unknown)
         return Gathered([part], partial(_with_ids, services)) if by_id else part
     asked = []
     for topic in topics:
@@ -77,19 +71,24 @@ def _fetch_group(
             asked.append(TopicOffsets(info.name, topic.topic_id, topic.partition_indexes))
         else:
             unknown.append(_unknown(topic))
-    return _fetch(services, group_id, asked, require_stable, unknown)
+    return _fetch(services, group, asked, require_stable, unknown)
 
 
 def _fetch(
     services: Services,
-    group_id: str,
+    group: OffsetFetchRequestGroup,
     topics: Sequence[TopicOffsets] | None,
     require_stable: bool,
     unknown: list[OffsetFetchResponseTopics],
 ) -> Deferred:
+    group_id = group.group_id
     reply = Reply(lambda code: OffsetFetchResponseGroup(group_id=group_id, error_code=code))
     services.groups.submit(
-        group_id, reply, lambda machine, out: machine.offsets.fetch(out, reply, group_id, topics, require_stable)
+        group_id,
+        reply,
+        lambda machine, out: machine.offsets.fetch(
+            out, reply, group_id, topics, require_stable, group.member_id, group.member_epoch
+        ),
     )
     return Gathered([reply], partial(_with_unknown, unknown)) if unknown else reply
 

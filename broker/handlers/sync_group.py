@@ -27,6 +27,6 @@ def handle(services: Services, ctx: RequestContext, request: SyncGroupRequest) -
     if ctx.api_version >= _PROTOCOL_SINCE and (request.protocol_type is None or request.protocol_name is None):
         return SyncGroupResponse(error_code=ErrorCode.INCONSISTENT_GROUP_PROTOCOL)
     reply = Reply(lambda code: SyncGroupResponse(error_code=code))
-    services.groups.submit(request.group_id, reply, lambda machine, out: machine.membership.sync(out, reply, request))
+    services.groups.submit(request.group_id, reply, lambda machine, out: machine.sync(out, reply, request))
     settled: SyncGroupResponse | Deferred = reply.settled()
     return settled

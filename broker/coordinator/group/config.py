@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from broker.coordinator.group.consumer.config import ConsumerGroupConfig, GroupOverrides
 
 if TYPE_CHECKING:
     from broker.config.broker_config import BrokerConfig
@@ -22,9 +24,10 @@ class GroupConfig:
     """In characters, as Kafka counts it."""
     offsets_retention_ms: int = 7 * 24 * 3600 * 1000
     offsets_retention_check_interval_ms: int = 600_000
+    consumer: ConsumerGroupConfig = field(default_factory=ConsumerGroupConfig)
 
     @staticmethod
-    def from_broker(config: BrokerConfig) -> GroupConfig:
+    def from_broker(config: BrokerConfig, overrides: GroupOverrides) -> GroupConfig:
         return GroupConfig(
             min_session_timeout_ms=config.group_min_session_timeout_ms,
             max_session_timeout_ms=config.group_max_session_timeout_ms,
@@ -33,4 +36,5 @@ class GroupConfig:
             offset_metadata_size_max=config.offset_metadata_max_bytes,
             offsets_retention_ms=config.offsets_retention_minutes * 60_000,
             offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
+            consumer=ConsumerGroupConfig.from_broker(config, overrides),
         )

@@ -1,7 +1,8 @@
 """The group coordinator's state machine: the table of groups, and `replay`, the only place where it persists.
 
-The parts that decide are `membership` (who is in which generation) and `offsets`; this one holds the table they work
-on, answers what looks at groups as a whole, and applies records.
+The parts that decide are `membership` (who is in which generation of a classic group), `consumers` (the members of
+consumer groups, whichever protocol they speak) and `offsets`. This one brings a request to the part that the kind of
+its group calls for, and answers what looks at groups as a whole.
 """
 
 from __future__ import annotations
@@ -9,128 +10,149 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from broker.coordinator.errors import CoordinatorError
-from broker.coordinator.group.classic import ClassicGroup
+from broker.coordinator.group.answers import JoinContext, describe_classic, join_error
 from broker.coordinator.group.config import GroupConfig
-from broker.coordinator.group.group import GroupState
+from broker.coordinator.group.consumer.classic_members import MixedMembership
+from broker.coordinator.group.consumer.describe import described
+from broker.coordinator.group.consumer.group import ConsumerGroup
+from broker.coordinator.group.consumer.records import ConsumerRecord
+from broker.coordinator.group.consumer.topics import Topics
+from broker.coordinator.group.group import Group, GroupState
 from broker.coordinator.group.membership import Membership
 from broker.coordinator.group.offsets import Offsets
-from broker.coordinator.group.records import GroupMetadata, GroupRecord, OffsetCommit, decode_record
+from broker.coordinator.group.records import GroupRecord, OffsetCommit, decode_record
+from broker.coordinator.group.table import GroupTable
 from broker.coordinator.machine import Outcome, ShardTimers
 from broker.coordinator.reply import Reply
 from protocol.errors import ErrorCode
+from protocol.messages.consumer_group_describe import DescribedGroup as DescribedConsumerGroup
 from protocol.messages.delete_groups import DeletableGroupResult
-from protocol.messages.describe_groups import DescribedGroup, DescribedGroupMember
+from protocol.messages.describe_groups import DescribedGroup
+from protocol.messages.heartbeat import HeartbeatRequest
+from protocol.messages.join_group import JoinGroupRequest
+from protocol.messages.leave_group import MemberIdentity
 from protocol.messages.list_groups import ListedGroup
+from protocol.messages.sync_group import SyncGroupRequest
 
-CLASSIC_GROUP_TYPE = "classic"
 _GROUP_ID_NOT_FOUND_SINCE = 6
 
 
 class GroupMachine:
-    def __init__(self, timers: ShardTimers, config: GroupConfig) -> None:
-        self.groups: dict[str, ClassicGroup] = {}
-        self.membership = Membership(self.groups, timers, config)
-        self.offsets = Offsets(self.groups, self.membership, timers, config)
+    def __init__(self, timers: ShardTimers, config: GroupConfig, topics: Topics) -> None:
+        self.table = GroupTable()
+        self.membership = Membership(self.table, timers, config)
+        self.consumers = MixedMembership(self.table, timers, config.consumer, config.size_max, topics, self.membership)
+        self.offsets = Offsets(self.groups, self._committed, timers, config)
         self._timers = timers
+        self._topics = topics
+        self._config = config
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return self.table.groups
 
     # -- the state machine's contract -------------------------------------------------------------------------------
-    def decode(self, key: bytes, value: bytes) -> GroupRecord | None:
+    def decode(self, key: bytes, value: bytes) -> GroupRecord | ConsumerRecord | None:
         return decode_record(key, value)
 
-    def replay(self, record: GroupRecord) -> None:
-        if isinstance(record, OffsetCommit):
-            self._replay_offset(record)
-        else:
-            self._replay_group(record)
+    def replay(self, record: GroupRecord | ConsumerRecord) -> None:
+        self.table.replay(record)
 
     def loaded(self, out: Outcome) -> None:
+        out.records += self.table.leftovers()
         self.membership.loaded(out)
+        self.consumers.loaded()
         self.offsets.start_expiry()
 
     def waiting(self) -> list[Reply]:
-        members = [member for group in self.groups.values() for member in group.members.values()]
+        members = [member for group in self.table.classic_groups() for member in group.members.values()]
         parked = [reply for member in members for reply in (member.awaiting_join, member.awaiting_sync)]
         return [reply for reply in parked if reply is not None]
 
-    def _replay_offset(self, record: OffsetCommit) -> None:
-        group_id, topic, partition, committed = record
-        group = self.groups.get(group_id)
-        if committed is not None:
-            if group is None:
-                group = self.groups[group_id] = ClassicGroup(group_id)
-            partitions = group.offsets.get(topic)
-            if partitions is None:
-                partitions = group.offsets[topic] = {}
-            partitions[partition] = committed
+    # -- members that speak the classic protocol ----------------------------------------------------------------------
+    def join(self, out: Outcome, reply: Reply, request: JoinGroupRequest, context: JoinContext) -> None:
+        config = self._config
+        group = self._consumer_group(request.group_id)
+        if not config.min_session_timeout_ms <= request.session_timeout_ms <= config.max_session_timeout_ms:
+            out.answer(reply, join_error(ErrorCode.INVALID_SESSION_TIMEOUT, request.member_id))
         elif group is not None:
-            partitions = group.offsets.get(topic, {})
-            partitions.pop(partition, None)
-            if not partitions:
-                group.offsets.pop(topic, None)
-                self._drop_if_forgettable(group)
+            self.consumers.join(out, reply, group, request, context)
+        else:
+            self.membership.join(out, reply, request, context)
 
-    def _replay_group(self, record: GroupMetadata) -> None:
-        group = self.groups.get(record.group_id)
-        if record.value is not None:
-            if group is None:
-                group = self.groups[record.group_id] = ClassicGroup(record.group_id)
-            group.apply(record.value)
-        elif group is not None:
-            # offsets that are left, if any, are a simple group's from now on
-            simple = ClassicGroup(record.group_id)
-            simple.offsets = group.offsets
-            self.groups[record.group_id] = simple
-            self._drop_if_forgettable(simple)
+    def sync(self, out: Outcome, reply: Reply, request: SyncGroupRequest) -> None:
+        group = self._consumer_group(request.group_id)
+        if group is not None:
+            self.consumers.sync(out, reply, group, request)
+        else:
+            self.membership.sync(out, reply, request)
 
-    def _drop_if_forgettable(self, group: ClassicGroup) -> None:
-        if group.forgettable and group.state is GroupState.EMPTY:
-            del self.groups[group.group_id]
+    def heartbeat(self, out: Outcome, reply: Reply, request: HeartbeatRequest) -> None:
+        group = self._consumer_group(request.group_id)
+        if group is not None:
+            self.consumers.classic_heartbeat(out, reply, group, request)
+        else:
+            self.membership.heartbeat(out, reply, request)
+
+    def leave(self, out: Outcome, reply: Reply, group_id: str, identities: list[MemberIdentity]) -> None:
+        group = self._consumer_group(group_id)
+        if group is not None:
+            self.consumers.leave(out, reply, group, identities)
+        else:
+            self.membership.leave(out, reply, group_id, identities)
+
+    def _consumer_group(self, group_id: str) -> ConsumerGroup | None:
+        """One with members: without, its id is anybody's to take."""
+        group = self.table.consumer(group_id)
+        return group if group is not None and group.members else None
+
+    def _committed(self, group: Group, member_id: str) -> None:
+        if isinstance(group, ConsumerGroup):
+            self.consumers.committed(group, member_id)
+        elif (classic := self.table.classic(group.group_id)) is not None:
+            self.membership.committed(classic, member_id)
 
     # -- groups as a whole ------------------------------------------------------------------------------------------
     def list_groups(self, out: Outcome, reply: Reply, states: Collection[str], types: Collection[str]) -> None:
         """Filters are in lower case; an empty one lets everything through."""
-        shown = self.groups.values() if not types or CLASSIC_GROUP_TYPE in types else ()
         listed = [
             ListedGroup(
                 group_id=group.group_id,
                 protocol_type=group.protocol_type or "",
                 group_state=group.state.value,
-                group_type=CLASSIC_GROUP_TYPE,
+                group_type=group.type.value,
             )
-            for group in shown
-            if not states or group.state.value.lower() in states
+            for group in self.groups.values()
+            if (not types or group.type.value in types) and (not states or group.state.value.lower() in states)
         ]
         out.answer(reply, listed)
 
     def describe(self, out: Outcome, reply: Reply, group_id: str, version: int) -> None:
-        group = self.groups.get(group_id)
-        if group is None:
-            described = DescribedGroup(group_id=group_id, group_state=GroupState.DEAD.value)
-            if version >= _GROUP_ID_NOT_FOUND_SINCE:
-                described.error_code = ErrorCode.GROUP_ID_NOT_FOUND
-                described.error_message = f"Group {group_id} not found."
-            out.answer(reply, described)
+        """DescribeGroups: of classic groups."""
+        group = self.table.classic(group_id)
+        if group is not None:
+            out.answer(reply, describe_classic(group))
             return
-        stable = group.state is GroupState.STABLE
-        members = [
-            DescribedGroupMember(
-                member_id=member.member_id,
-                group_instance_id=member.instance_id,
-                client_id=member.client_id,
-                client_host=member.client_host,
-                member_metadata=member.metadata(group.protocol_name) if stable else b"",
-                member_assignment=member.assignment,
-            )
-            for member in group.members.values()
-        ]
-        described = DescribedGroup(
+        answer = DescribedGroup(group_id=group_id, group_state=GroupState.DEAD.value)
+        if version >= _GROUP_ID_NOT_FOUND_SINCE:
+            answer.error_code = ErrorCode.GROUP_ID_NOT_FOUND
+            known = group_id in self.groups
+            answer.error_message = f"Group {group_id} {'is not a classic group' if known else 'not found'}."
+        out.answer(reply, answer)
+
+    def describe_consumer(self, out: Outcome, reply: Reply, group_id: str) -> None:
+        """ConsumerGroupDescribe."""
+        group = self.table.consumer(group_id)
+        if group is not None:
+            out.answer(reply, described(group, self.consumers.preferred_assignor(group), self._topics))
+            return
+        known = group_id in self.groups
+        answer = DescribedConsumerGroup(
             group_id=group_id,
-            group_state=group.state.value,
-            protocol_type=group.protocol_type or "",
-            protocol_data=(group.protocol_name or "") if stable else "",
-            members=members,
+            error_code=ErrorCode.GROUP_ID_NOT_FOUND,
+            error_message=f"Group {group_id} {'is not a consumer group' if known else 'not found'}.",
         )
-        out.answer(reply, described)
+        out.answer(reply, answer)
 
     def delete_group(self, out: Outcome, reply: Reply, group_id: str) -> None:
         """Tombstones for its offsets and itself, if it has no members."""
@@ -142,7 +164,9 @@ class GroupMachine:
         for topic, partitions in group.offsets.items():
             for index in partitions:
                 out.write(OffsetCommit(group_id, topic, index, None))
-        for member_id in group.pending_members:
-            self._timers.cancel(("session", group_id, member_id))
-        out.write(GroupMetadata(group_id, None))
+        classic = self.table.classic(group_id)
+        if classic is not None:
+            for member_id in classic.pending_members:
+                self._timers.cancel(("session", group_id, member_id))
+        out.records += group.tombstones()
         out.answer(reply, DeletableGroupResult(group_id=group_id))

@@ -9,13 +9,11 @@ connection whose responses are ordered, a request that is never answered would b
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from broker.coordinator.errors import CoordinatorError
-from broker.coordinator.group.answers import join_error, joined, synced
+from broker.coordinator.group.answers import JoinContext, join_error, joined, synced
 from broker.coordinator.group.classic import ClassicGroup, Member, Protocols
 from broker.coordinator.group.config import NEW_MEMBER_JOIN_TIMEOUT_MS
-from broker.coordinator.group.group import Group, GroupState
+from broker.coordinator.group.group import GroupState
 from broker.coordinator.group.rebalance import Rebalancing
 from broker.coordinator.machine import Outcome
 from broker.coordinator.reply import Reply
@@ -29,38 +27,27 @@ _MEMBER_ID_REQUIRED_SINCE = 4
 _SKIP_ASSIGNMENT_SINCE = 9
 
 
-class JoinContext(NamedTuple):
-    """Who joins. `unique_id` is fresh for each request; it becomes part of a new member's id."""
-
-    version: int
-    client_id: str
-    client_host: str
-    unique_id: str
-
-
 class Membership(Rebalancing):
     """The requests. What follows from them, and time-outs, are in `rebalance`."""
 
     # -- JoinGroup --------------------------------------------------------------------------------------------------
     def join(self, out: Outcome, reply: Reply, request: JoinGroupRequest, context: JoinContext) -> None:
-        config = self._config
-        if not config.min_session_timeout_ms <= request.session_timeout_ms <= config.max_session_timeout_ms:
-            out.answer(reply, join_error(ErrorCode.INVALID_SESSION_TIMEOUT, request.member_id))
+        """The session time-out is within bounds."""
+        group_id = request.group_id
+        group = self._table.classic(group_id)
+        if group is not None:
+            self._join(out, reply, request, context, group)
             return
-        group = self._groups.get(request.group_id)
-        created = group is None
-        if group is None:
-            if request.member_id:
-                out.answer(reply, join_error(ErrorCode.UNKNOWN_MEMBER_ID, request.member_id))
-                return
-            group = self._groups[request.group_id] = ClassicGroup(request.group_id)
+        if request.member_id:
+            out.answer(reply, join_error(ErrorCode.UNKNOWN_MEMBER_ID, request.member_id))
+            return
+        group = ClassicGroup(group_id)
         self._join(out, reply, request, context, group)
-        if not created:
-            return
         if group.forgettable:
-            del self._groups[request.group_id]
-        elif not out.records:
-            out.write(group.creation_record(out.now_ms))
+            return
+        # in front of all else: it is what makes the id that of a classic group
+        out.records.insert(0, group.creation_record(out.now_ms))
+        out.records += self._table.begin_classic(group)
 
     def _join(
         self, out: Outcome, reply: Reply, request: JoinGroupRequest, context: JoinContext, group: ClassicGroup
@@ -198,7 +185,7 @@ class Membership(Rebalancing):
 
     # -- SyncGroup --------------------------------------------------------------------------------------------------
     def sync(self, out: Outcome, reply: Reply, request: SyncGroupRequest) -> None:
-        group = self._groups.get(request.group_id)
+        group = self._table.classic(request.group_id)
         if group is None or group.state is GroupState.EMPTY:
             raise CoordinatorError(ErrorCode.UNKNOWN_MEMBER_ID)
         self._check_member(group, request.member_id, request.group_instance_id, request.generation_id)
@@ -231,7 +218,7 @@ class Membership(Rebalancing):
 
     # -- Heartbeat, LeaveGroup -----------------------------------------------------------------------------------------
     def heartbeat(self, out: Outcome, reply: Reply, request: HeartbeatRequest) -> None:
-        group = self._groups.get(request.group_id)
+        group = self._table.classic(request.group_id)
         if group is None:
             raise CoordinatorError(ErrorCode.UNKNOWN_MEMBER_ID)
         self._check_member(group, request.member_id, request.group_instance_id, request.generation_id)
@@ -242,7 +229,7 @@ class Membership(Rebalancing):
 
     def leave(self, out: Outcome, reply: Reply, group_id: str, identities: list[MemberIdentity]) -> None:
         """KIP-345: several at once, by member id or by instance id alone."""
-        group = self._groups.get(group_id)
+        group = self._table.classic(group_id)
         results = [
             MemberResponse(
                 member_id=identity.member_id,
@@ -277,9 +264,10 @@ class Membership(Rebalancing):
         self._remove(group, group.members[member_id], out)
         return ErrorCode.NONE
 
-    def committed(self, group: Group, member_id: str) -> None:
-        """A member has committed offsets."""
-        if isinstance(group, ClassicGroup) and (member := group.members.get(member_id)) is not None:
+    def committed(self, group: ClassicGroup, member_id: str) -> None:
+        """To a member a commit is a sign of life."""
+        member = group.members.get(member_id)
+        if member is not None:
             self.extend_session(group, member)
 
     def _check_member(self, group: ClassicGroup, member_id: str, instance_id: str | None, generation: int) -> None:

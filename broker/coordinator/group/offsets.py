@@ -7,14 +7,13 @@ which `require_stable` fetches and expiry already look at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from broker.coordinator.errors import CoordinatorError
 from broker.coordinator.group.config import GroupConfig
 from broker.coordinator.group.group import Group
-from broker.coordinator.group.membership import Membership
 from broker.coordinator.group.records import NO_EXPIRY, CommittedOffset, OffsetCommit
 from broker.coordinator.machine import Outcome, ShardTimers
 from broker.coordinator.reply import Reply
@@ -54,15 +53,17 @@ class TopicOffsets(NamedTuple):
 
 
 class Offsets:
+    """`on_commit` is told of every member that commits."""
+
     def __init__(
         self,
         groups: Mapping[str, Group],
-        membership: Membership,
+        on_commit: Callable[[Group, str], None],
         timers: ShardTimers,
         config: GroupConfig,
     ) -> None:
         self._groups = groups
-        self._membership = membership
+        self._on_commit = on_commit
         self._timers = timers
         self._config = config
         self._unswept: list[str] = []
@@ -110,7 +111,7 @@ class Offsets:
             for topic in request.topics:
                 for partition in topic.partitions:
                     check(topic.topic_id, partition.partition_index)
-        self._membership.committed(group, request.member_id)
+        self._on_commit(group, request.member_id)
 
     # -- OffsetFetch ------------------------------------------------------------------------------------------------
     def fetch(

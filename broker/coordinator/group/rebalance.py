@@ -12,6 +12,7 @@ from broker.coordinator.group.answers import join_error, joined
 from broker.coordinator.group.classic import ClassicGroup, Member
 from broker.coordinator.group.config import GroupConfig
 from broker.coordinator.group.group import GroupState
+from broker.coordinator.group.table import GroupTable
 from broker.coordinator.machine import Outcome, ShardTimers
 from broker.coordinator.reply import Reply
 from protocol.errors import ErrorCode
@@ -23,10 +24,10 @@ _NOBODY_BACK_PAUSE_MS = 1_000
 
 
 class Rebalancing:
-    """`groups` is the table of the shard, which `replay` changes."""
+    """`table` is the table of the shard, which `replay` changes."""
 
-    def __init__(self, groups: dict[str, ClassicGroup], timers: ShardTimers, config: GroupConfig) -> None:
-        self._groups = groups
+    def __init__(self, table: GroupTable, timers: ShardTimers, config: GroupConfig) -> None:
+        self._table = table
         self._timers = timers
         self._config = config
 
@@ -73,7 +74,7 @@ class Rebalancing:
 
     def _initial_delay_over(self, group_id: str, delay_ms: int, remaining_ms: int, out: Outcome) -> None:
         """KIP-134: each delay in which members came is followed by another, within the rebalance time-out."""
-        group = self._groups.get(group_id)
+        group = self._table.classic(group_id)
         if group is None or group.state is not GroupState.PREPARING_REBALANCE:
             return
         if group.new_member_added and remaining_ms:
@@ -89,7 +90,7 @@ class Rebalancing:
         self._timers.schedule(("join", group.group_id), delay_ms, group.group_id, event)
 
     def _join_timed_out(self, group_id: str, out: Outcome) -> None:
-        group = self._groups.get(group_id)
+        group = self._table.classic(group_id)
         if group is not None and group.state is GroupState.PREPARING_REBALANCE:
             self._complete_join(group, out)
 
@@ -117,7 +118,7 @@ class Rebalancing:
         self._timers.schedule(("sync", group.group_id), group.rebalance_timeout_ms, group.group_id, event)
 
     def _sync_timed_out(self, group_id: str, generation: int, out: Outcome) -> None:
-        group = self._groups.get(group_id)
+        group = self._table.classic(group_id)
         if group is None or group.generation != generation or not group.pending_sync:
             return
         if group.state in (GroupState.COMPLETING_REBALANCE, GroupState.STABLE):
@@ -129,11 +130,34 @@ class Rebalancing:
     def loaded(self, out: Outcome) -> None:
         """Sessions begin anew under this coordinator."""
         size_max = self._config.size_max
-        for group in self._groups.values():
+        for group in [*self._table.classic_groups()]:
             for member in group.members.values():
                 self.extend_session(group, member)
-            if len(group.members) > size_max:
+            if len(group.members) > size_max or (group.members and group.leader is None):
                 self._prepare_rebalance(group, out)
+
+    # -- conversions ---------------------------------------------------------------------------------------------------
+    def release(self, group: ClassicGroup, out: Outcome) -> None:
+        """The group becomes a consumer group: who waits is told to join that."""
+        group_id = group.group_id
+        for member in group.members.values():
+            again = join_error(ErrorCode.REBALANCE_IN_PROGRESS, member.member_id)
+            self._answer_join(group, member, again, out)
+            self._answer_sync(member, SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS), out)
+        for key in (("join", group_id), ("sync", group_id)):
+            self._timers.cancel(key)
+        for member_id in group.pending_members:
+            self._timers.cancel(("session", group_id, member_id))
+
+    def resume(self, group_id: str, out: Outcome) -> None:
+        """The group was a consumer group until now. It has no leader yet, which is how it is told from others."""
+        group = self._table.classic(group_id)
+        if group is None or group.leader is not None:
+            return
+        for member in group.members.values():
+            self.extend_session(group, member)
+        if group.can_rebalance and group.members:
+            self._prepare_rebalance(group, out)
 
     def extend_session(self, group: ClassicGroup, member: Member) -> None:
         self._schedule_session(group, member.member_id, member.session_timeout_ms)
@@ -144,7 +168,7 @@ class Rebalancing:
         self._timers.schedule(("session", group_id, member_id), timeout_ms, group_id, event)
 
     def _session_over(self, group_id: str, member_id: str, out: Outcome) -> None:
-        group = self._groups.get(group_id)
+        group = self._table.classic(group_id)
         if group is None:
             return
         if member_id in group.pending_members:
@@ -170,7 +194,7 @@ class Rebalancing:
 
     def _forget_if_unused(self, group: ClassicGroup) -> None:
         if group.state is GroupState.EMPTY and group.forgettable:
-            self._groups.pop(group.group_id, None)
+            self._table.groups.pop(group.group_id, None)
 
     # -- members that wait ---------------------------------------------------------------------------------------------
     def _park_join(self, group: ClassicGroup, member: Member, reply: Reply, out: Outcome) -> None:

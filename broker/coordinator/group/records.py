@@ -20,6 +20,7 @@ from __future__ import annotations
 from struct import Struct, error
 from typing import NamedTuple
 
+from broker.coordinator.group.consumer.records import ConsumerRecord, decode_consumer_record
 from broker.coordinator.log import KeyValue
 from protocol.errors import DecodeError
 from protocol.types import ZERO_UUID
@@ -164,8 +165,8 @@ class GroupMetadata(NamedTuple):
 GroupRecord = OffsetCommit | GroupMetadata
 
 
-def decode_record(key: bytes, value: bytes | None) -> GroupRecord | None:
-    """None for a kind of record that is not a classic group's. Raises DecodeError."""
+def decode_record(key: bytes, value: bytes | None) -> GroupRecord | ConsumerRecord | None:
+    """None for a kind of record that is neither a classic nor a consumer group's. Raises DecodeError."""
     try:
         kind = _INT16.unpack_from(key)[0]
         if kind in _COMMIT_KEY_VERSIONS:
@@ -173,9 +174,9 @@ def decode_record(key: bytes, value: bytes | None) -> GroupRecord | None:
         if kind == _GROUP_KEY_VERSION:
             group_id = _Reader(key, 2).string()
             return GroupMetadata(group_id, None if value is None else _decode_group(_Reader(value, 0)))
+        return decode_consumer_record(kind, key, value)
     except (error, IndexError, UnicodeDecodeError) as cause:
         raise DecodeError(f"group coordinator record: {cause}") from cause
-    return None
 
 
 def _decode_commit(key: bytes, value: bytes | None) -> OffsetCommit:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from broker.cluster.names import CONSUMER_OFFSETS
 from broker.coordinator.group.config import GroupConfig
+from broker.coordinator.group.image_topics import ImageTopics
 from broker.coordinator.group.machine import GroupMachine
 from broker.coordinator.hosting import ShardHost
 from broker.coordinator.machine import Outcome
@@ -38,12 +39,13 @@ class GroupService:
         topics: TopicAdmin,
         now_ms: Callable[[], int],
     ) -> None:
-        self.config = GroupConfig.from_broker(config)
+        self.config = GroupConfig.from_broker(config, lambda group_id: image.dynamic_configs("group", group_id))
+        topics_view = ImageTopics(image)
         self._image = image
         self._host: ShardHost[GroupMachine] = ShardHost(
             CONSUMER_OFFSETS,
             config.offsets_topic_num_partitions,
-            lambda _, timers: GroupMachine(timers, self.config),
+            lambda _, timers: GroupMachine(timers, self.config, topics_view),
             image,
             partitions,
             topics,

@@ -7,10 +7,10 @@ from collections.abc import Callable, Coroutine
 from heapq import heappop, heappush
 from typing import Any
 
-from broker.coordinator.group.answers import join_error
+from broker.coordinator.group.answers import JoinContext, join_error
 from broker.coordinator.group.config import GroupConfig
+from broker.coordinator.group.consumer.topics import MemoryTopics
 from broker.coordinator.group.machine import GroupMachine
-from broker.coordinator.group.membership import JoinContext
 from broker.coordinator.group.offsets import TopicOffsets
 from broker.coordinator.memory_log import MemoryLog
 from broker.coordinator.reply import Reply
@@ -99,6 +99,7 @@ class Coordinator:
         self.scheduler = VirtualScheduler()
         self.log = log if log is not None else MemoryLog(auto_sync=True)
         self.config = GroupConfig(**config)
+        self.topics = MemoryTopics()
         self.failures: list[Exception] = []
         self._ids = 0
         self._seed = seed
@@ -110,7 +111,7 @@ class Coordinator:
         return Shard(
             0,
             self.log,
-            lambda timers: GroupMachine(timers, self.config),
+            lambda timers: GroupMachine(timers, self.config, self.topics),
             self.scheduler,
             lambda: START_MS + self.scheduler.now_ms,
             lambda _, error: self.failures.append(error),
@@ -168,7 +169,7 @@ class Coordinator:
         return self.call(
             group_id,
             lambda code: join_error(code, member_id),
-            lambda machine, out, reply: machine.membership.join(out, reply, request, context),
+            lambda machine, out, reply: machine.join(out, reply, request, context),
         )
 
     def sync(
@@ -197,7 +198,7 @@ class Coordinator:
         return self.call(
             group_id,
             lambda code: SyncGroupResponse(error_code=code),
-            lambda machine, out, reply: machine.membership.sync(out, reply, request),
+            lambda machine, out, reply: machine.sync(out, reply, request),
         )
 
     def heartbeat(self, group_id: str, member_id: str, generation: int, instance_id: str | None = None) -> Reply:
@@ -207,7 +208,7 @@ class Coordinator:
         return self.call(
             group_id,
             lambda code: HeartbeatResponse(error_code=code),
-            lambda machine, out, reply: machine.membership.heartbeat(out, reply, request),
+            lambda machine, out, reply: machine.heartbeat(out, reply, request),
         )
 
     def leave(self, group_id: str, *members: tuple[str, str | None]) -> Reply:
@@ -215,7 +216,7 @@ class Coordinator:
         return self.call(
             group_id,
             lambda code: LeaveGroupResponse(error_code=code),
-            lambda machine, out, reply: machine.membership.leave(out, reply, group_id, identities),
+            lambda machine, out, reply: machine.leave(out, reply, group_id, identities),
         )
 
     def commit(

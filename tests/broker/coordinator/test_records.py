@@ -144,7 +144,7 @@ def test_tombstones_have_a_key_and_no_value() -> None:
 
 
 def test_other_kinds_of_records_are_passed_over() -> None:
-    assert decode_record(b"\0\3\0\1g", b"\0\0") is None
+    assert decode_record(b"\0\13\0\1g", b"\0\0") is None
 
 
 @given(groups, st.data())

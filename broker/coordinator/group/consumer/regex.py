@@ -1,0 +1,60 @@
+"""Regular expressions over topic names, with RE2's syntax and semantics, which is what KIP-848 promises to clients.
+
+RE2 takes time linear in its input, whatever expression a client sends; its memory is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import re2
+
+_MEMORY_MAX = 1 << 20
+"""Bytes that one compiled expression may take."""
+
+_MESSAGES = {
+    "missing )": "missing closing )",
+    "unexpected )": "unexpected )",
+    "missing ]": "missing closing ]",
+    "invalid perl operator": "invalid or unsupported Perl syntax",
+    "no argument for repetition operator": "missing argument to repetition operator",
+    "bad repetition operator": "invalid nested repetition operator",
+    "invalid repetition size": "bad repetition operator",
+    "invalid named capture group": "invalid named capture",
+    "trailing \\": "trailing backslash at end of expression",
+}
+"""What RE2 in C++ says, and what Kafka's RE2 in Java says of the same."""
+
+
+class InvalidRegex(Exception):
+    """The message says what is wrong with it, in the words of Kafka."""
+
+
+def check(expression: str) -> None:
+    """Raises InvalidRegex."""
+    _compile(expression)
+
+
+def matching(expression: str, names: Iterable[str]) -> frozenset[str]:
+    """The names that match as a whole; none of them if the expression is not valid."""
+    try:
+        fullmatch = _compile(expression).fullmatch
+    except InvalidRegex:
+        return frozenset()
+    return frozenset(name for name in names if fullmatch(name) is not None)
+
+
+@lru_cache(maxsize=1024)
+def _compile(expression: str) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MEMORY_MAX
+    try:
+        return re2.compile(expression, options)
+    except re2.error as error:
+        reason = error.args[0]
+        text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        kind = text.partition(":")[0]
+        raise InvalidRegex(_MESSAGES.get(kind, kind)) from None
