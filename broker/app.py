@@ -30,6 +30,7 @@ from broker.cluster.topics import TopicAdmin
 from broker.config.broker_config import BrokerConfig
 from broker.config.definition import ConfigError
 from broker.coordinator.group.service import GroupService
+from broker.coordinator.transaction.service import TransactionService
 from broker.data_dir import DataDirError, check_data_dir, claim_data_dir, prepare_data_dir
 from broker.fetch_memory import FetchMemory
 from broker.fetch_sessions import FetchSessions
@@ -235,7 +236,7 @@ async def _register(
     ending: Ending,
 ) -> tuple[int, Lease]:
     """Take this node's place: fence, register, hold the lease, recover what is left. Returns the broker epoch."""
-    own_wal = await fence_own_wal(settings.wal_url)
+    own_wal = await fence_own_wal(settings.wal_url, catalog.cluster_id)
     try:
         epoch, asked_at = await register(catalog, settings, advertised, own_wal)
         lease = Lease(catalog, settings.node_id, epoch, settings.lease_ms, asked_at, ending.fail)
@@ -259,7 +260,7 @@ async def _open_storage(
     lease: Lease,
     ending: Ending,
 ) -> S3Storage:
-    wal = await open_own_wal(settings.wal_url, epoch)
+    wal = await open_own_wal(settings.wal_url, epoch, catalog.cluster_id)
     reader = BlockReader(store, cache_size=settings.storage.block_cache_size_max)
     stack.push_async_callback(reader.close)
     storage = S3Storage(
@@ -309,6 +310,9 @@ async def _open_services(
     groups = GroupService(config, image, partitions, topics, now_ms)
     await groups.start()
     stack.push_async_callback(groups.stop)
+    transactions = TransactionService(config, image, partitions, topics, producer_ids, peers, now_ms)
+    await transactions.start()
+    stack.push_async_callback(transactions.stop)
     retention = Retention(partitions, config, now_ms)
     retention.start()
     stack.push_async_callback(retention.stop)
@@ -321,12 +325,13 @@ async def _open_services(
         partitions=partitions,
         topics=topics,
         groups=groups,
+        transactions=transactions,
         fetch_sessions=FetchSessions(config.max_incremental_fetch_session_cache_slots),
         producer_ids=producer_ids,
         peers=peers,
         verification=Verification(
             peers,
-            lambda transactional_id: None,
+            transactions.coordinator,
             retry_backoff_ms=config.add_partitions_to_txn_retry_backoff_ms,
             retry_max_ms=config.add_partitions_to_txn_retry_backoff_max_ms,
         ),

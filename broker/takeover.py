@@ -43,17 +43,20 @@ class TakeoverError(Exception):
     """One line: why this broker cannot take its place."""
 
 
-async def fence_own_wal(wal_url: str) -> RecoverableWal | None:
-    """This node's log of last time, locked; None if there is none yet. Raises TakeoverError, WalError."""
+async def fence_own_wal(wal_url: str, cluster_id: str) -> RecoverableWal | None:
+    """This node's log of last time, locked; None if there is none yet.
+
+    Raises TakeoverError, WalError (WalForeign: the log is another cluster's, and stays as it is).
+    """
     try:
-        return await _when_free(wal_url, lambda: fence_wal(wal_url))
+        return await _when_free(wal_url, lambda: fence_wal(wal_url, owner=cluster_id))
     except WalUnreachable:
         return None
 
 
-async def open_own_wal(wal_url: str, epoch: int) -> Wal:
+async def open_own_wal(wal_url: str, epoch: int, cluster_id: str) -> Wal:
     """The log, recovered and empty, ready to be appended to. Raises TakeoverError, WalError."""
-    return await _when_free(wal_url, lambda: open_wal(wal_url, epoch=epoch))
+    return await _when_free(wal_url, lambda: open_wal(wal_url, epoch=epoch, owner=cluster_id))
 
 
 async def _when_free(wal_url: str, take: Callable[[], Awaitable[T]]) -> T:
@@ -102,7 +105,7 @@ async def _end_former(catalog: Catalog, former: BrokerInfo, settings: Settings, 
         if not is_out and await catalog.fence_broker(former.node_id, former.epoch, only_idle=True):
             return
     else:
-        is_out = await _is_out(former)
+        is_out = await _is_out(former, catalog.cluster_id)
     if is_out:
         await catalog.fence_broker(former.node_id, former.epoch)
         return
@@ -120,10 +123,10 @@ async def _end_former(catalog: Catalog, former: BrokerInfo, settings: Settings, 
         await asyncio.sleep(EXPIRY_CHECK_S)
 
 
-async def _is_out(broker: BrokerInfo) -> bool:
+async def _is_out(broker: BrokerInfo, cluster_id: str) -> bool:
     """Whether the lock of its log is free."""
     try:
-        wal = await fence_wal(broker.wal_url)
+        wal = await fence_wal(broker.wal_url, owner=cluster_id)
     except WalError:
         return False
     await wal.close()
@@ -165,7 +168,7 @@ async def recover_logs(
 async def _recover_other(
     catalog: Catalog, store: ObjectStore, settings: Settings, broker_epoch: int, broker: BrokerInfo
 ) -> None:
-    wal = await fence_wal(broker.wal_url)
+    wal = await fence_wal(broker.wal_url, owner=catalog.cluster_id)
     try:
         if wal.epoch != broker.epoch:
             raise WalUnreachable(f"the log at {broker.wal_url} is another one (epoch {wal.epoch})")
@@ -179,7 +182,7 @@ async def _fence_dead(catalog: Catalog, node_id: int) -> None:
     for broker in await catalog.brokers():
         if broker.closed or broker.node_id == node_id:
             continue
-        if await _is_out(broker):
+        if await _is_out(broker, catalog.cluster_id):
             await catalog.fence_broker(broker.node_id, broker.epoch)
         elif not broker.alive:
             await catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True)

@@ -12,17 +12,21 @@ from wal.api import RecoverableWal, Wal, WalError, WalUnreachable
 __all__ = ["fence_wal", "open_wal"]
 
 
-async def open_wal(url: str, *, epoch: int, segment_size: int | None = None, size_max: int | None = None) -> Wal:
+async def open_wal(
+    url: str, *, epoch: int, owner: str | None = None, segment_size: int | None = None, size_max: int | None = None
+) -> Wal:
     """Lock the log at `url`, making it if there is none, and append under `epoch` (never less than the last one).
 
+    `owner` (the cluster's id) is written into a log that does not name one; a log of somebody else is refused.
     `segment_size` and `size_max` (bytes on disk, all segments together): see `wal.file.opening.FileWalSettings`.
-    Raises WalLocked, WalNotRecovered (use `fence_wal` first), WalCorrupt, WalUnreachable, WalFull.
+    Raises WalLocked, WalNotRecovered (use `fence_wal` first), WalCorrupt, WalUnreachable, WalFull,
+    WalForeign.
     """
     scheme, name = _split(url)
     if scheme == "memory":
         from wal.memory import MemoryWal
 
-        return MemoryWal.open(name, epoch)
+        return MemoryWal.open(name, epoch, owner)
     from wal.file.log import open_file_wal
     from wal.file.opening import FileWalSettings
 
@@ -31,23 +35,23 @@ async def open_wal(url: str, *, epoch: int, segment_size: int | None = None, siz
         settings = settings.replace(segment_size=segment_size)
     if size_max is not None:
         settings = settings.replace(size_max=size_max)
-    return await open_file_wal(name, epoch, settings)
+    return await open_file_wal(name, epoch, settings, owner=owner)
 
 
-async def fence_wal(url: str) -> RecoverableWal:
+async def fence_wal(url: str, *, owner: str | None = None) -> RecoverableWal:
     """Take the log away from its owner, who is provably out as long as the result is open.
 
     Raises WalLocked while the owner lives, WalUnreachable if no log is there (an empty directory is not an empty log: a
-    volume may be missing), WalCorrupt.
+    volume may be missing), WalCorrupt, WalForeign if it names another owner.
     """
     scheme, name = _split(url)
     if scheme == "memory":
         from wal.memory import MemoryRecoverableWal
 
-        return MemoryRecoverableWal.fence(name)
+        return MemoryRecoverableWal.fence(name, owner)
     from wal.file.recovery import fence_file_wal
 
-    return await fence_file_wal(name)
+    return await fence_file_wal(name, owner)
 
 
 def _split(url: str) -> tuple[str, str]:

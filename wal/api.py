@@ -39,6 +39,10 @@ class WalCorrupt(WalError):
     """A damaged record that is not a torn tail. The message names file and byte position; nothing was changed."""
 
 
+class WalForeign(WalError):
+    """The log belongs to another cluster."""
+
+
 class WalNotRecovered(WalError):
     """`open_wal` found records that have not been recovered and discarded."""
 

@@ -16,6 +16,7 @@ from wal.api import (
     Buffer,
     WalError,
     WalFailed,
+    WalForeign,
     WalFull,
     WalLocked,
     WalNotRecovered,
@@ -33,9 +34,14 @@ class _Log:
 
     records: list[WalRecord] = field(default_factory=list)
     epoch: int = 0
+    owner: str | None = None
     end: int = 0
     trimmed: int = 0
     locked: bool = False
+
+    def check_owner(self, name: str, owner: str | None) -> None:
+        if None not in (self.owner, owner) and self.owner != owner:
+            raise WalForeign(f"memory://{name} belongs to cluster {self.owner}, not to {owner}")
 
     def untrimmed(self) -> list[WalRecord]:
         return [record for record in self.records if record.end > self.trimmed]
@@ -69,10 +75,11 @@ class MemoryWal:
         self.flush_count = 0
 
     @classmethod
-    def open(cls, name: str, epoch: int) -> MemoryWal:
+    def open(cls, name: str, epoch: int, owner: str | None = None) -> MemoryWal:
         log = _logs.setdefault(name, _Log())
         if log.locked:
             raise WalLocked(f"memory://{name} is open")
+        log.check_owner(name, owner)
         if log.untrimmed():
             raise WalNotRecovered(f"memory://{name} holds records that were not recovered")
         if epoch < log.epoch:
@@ -80,6 +87,7 @@ class MemoryWal:
         log.records.clear()
         log.locked = True
         log.epoch = epoch
+        log.owner = log.owner or owner
         return cls(log)
 
     @property
@@ -191,12 +199,13 @@ class MemoryRecoverableWal:
         self._closed = False
 
     @classmethod
-    def fence(cls, name: str) -> MemoryRecoverableWal:
+    def fence(cls, name: str, owner: str | None = None) -> MemoryRecoverableWal:
         log = _logs.get(name)
         if log is None:
             raise WalUnreachable(f"there is no memory://{name}")
         if log.locked:
             raise WalLocked(f"memory://{name} is open")
+        log.check_owner(name, owner)
         log.locked = True
         return cls(log)
 

@@ -16,6 +16,7 @@ from s3stream.catalog.api import Catalog, NewTopic
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.wal_record import encode_header
 from wal import fence_wal, memory, open_wal
+from wal.api import WalForeign
 from wal.memory import MemoryWal
 
 ADDRESS = Address("localhost", 9092)
@@ -57,7 +58,7 @@ async def serve(catalog: Catalog, settings: Settings, *, records: int = 1, lease
 
 async def start(catalog: Catalog, settings: Settings) -> int:
     """The take-over part of a start; returns the broker epoch."""
-    own_wal = await fence_own_wal(settings.wal_url)
+    own_wal = await fence_own_wal(settings.wal_url, catalog.cluster_id)
     epoch, _ = await register(catalog, settings, ADDRESS, own_wal)
     await recover_logs(catalog, MemoryStore(), settings, epoch, own_wal)
     return epoch
@@ -118,7 +119,7 @@ async def test_a_moved_log_is_still_the_one_it_was(catalog: Catalog, wal_url: st
 async def test_a_start_that_died_half_way_does_not_make_the_next_one_wait(catalog: Catalog, wal_url: str) -> None:
     settings = settings_of(1, wal_url, lease_ms=600_000)
     _, stream_id = await serve(catalog, settings, records=2)
-    own_wal = await fence_own_wal(wal_url)
+    own_wal = await fence_own_wal(wal_url, catalog.cluster_id)
     assert own_wal is not None
     await register(catalog, settings, ADDRESS, own_wal)
     await own_wal.close()
@@ -158,7 +159,7 @@ async def test_a_glance_of_another_broker_at_the_lock_keeps_nobody_from_starting
     await serve(catalog, settings_of(1, wal_url))
     glance = await fence_wal(wal_url)
     async with asyncio.TaskGroup() as group:
-        starting = group.create_task(fence_own_wal(wal_url))
+        starting = group.create_task(fence_own_wal(wal_url, catalog.cluster_id))
         await asyncio.sleep(0.01)
         assert not starting.done()
         await glance.close()
@@ -167,11 +168,25 @@ async def test_a_glance_of_another_broker_at_the_lock_keeps_nobody_from_starting
     await own_wal.close()
 
 
+async def test_the_log_of_another_cluster_is_refused_and_left_as_it_is(wal_url: str, catalog: Catalog) -> None:
+    foreign = await open_own_wal(wal_url, 1, "another cluster")
+    foreign.append([b"theirs"])
+    await foreign.flush()
+    assert isinstance(foreign, MemoryWal)
+    foreign.crash()
+    with pytest.raises(WalForeign, match="another cluster"):
+        await start(catalog, settings_of(1, wal_url))
+    assert await catalog.brokers() == []
+    kept = await fence_wal(wal_url, owner="another cluster")
+    assert [bytes(record.data) async for chunk in kept.records() for record in chunk] == [b"theirs"]
+    await kept.close()
+
+
 async def test_a_log_that_stays_in_use_is_refused(wal_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.takeover.LOCK_WAIT_S", 0.01)
-    wal = await open_own_wal(wal_url, 1)
+    wal = await open_own_wal(wal_url, 1, "c")
     with pytest.raises(TakeoverError, match="is another broker running"):
-        await fence_own_wal(wal_url)
+        await fence_own_wal(wal_url, "c")
     with pytest.raises(TakeoverError, match="is another broker running"):
-        await open_own_wal(wal_url, 1)
+        await open_own_wal(wal_url, 1, "c")
     await wal.close()

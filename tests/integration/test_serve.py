@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from bench.broker_process import BrokerFailed, BrokerProcess
+from tests.broker.hostile.mutation import batch
+
+from .raw_client import produce_frame, read_frame
 
 pytestmark = pytest.mark.integration
 
@@ -90,6 +93,22 @@ def test_a_data_dir_of_another_node_cluster_or_format_is_one_line(tmp_path: Path
     assert "belongs to cluster" in serve_fails(tmp_path, "--metadata", other)
     (tmp_path / "data" / "meta.json").write_text('{"format": 99}')
     assert "newer" in serve_fails(tmp_path)
+
+
+def test_a_write_ahead_log_of_another_cluster_is_one_line_and_keeps_its_records(tmp_path: Path) -> None:
+    wal = ("--wal", (tmp_path / "wal").as_uri())
+    never_uploads = {"TAILRACE_STORAGE_UPLOAD_INTERVAL_MS": "3600000"}
+    with BrokerProcess(tmp_path / "theirs", args=wal, env=never_uploads) as broker:
+        tailrace("topics", "create", "orders", "--bootstrap", broker.address)
+        produced = produce_frame("orders", batch())
+        with socket.create_connection((broker.host, broker.port)) as connection:
+            connection.sendall(produced)
+            read_frame(connection)
+        broker.kill()
+        assert f"belongs to cluster {broker.cluster_id}" in serve_fails(tmp_path, *wal)
+        broker.start()
+        described = tailrace("topics", "describe", "orders", "--json", "--bootstrap", broker.address)
+        assert json.loads(described.stdout)[0]["end_offset"] == 3
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import wal
-from wal.api import Wal, WalError, WalFailed, WalLocked, WalNotRecovered, WalUnreachable
+from wal.api import Wal, WalError, WalFailed, WalForeign, WalLocked, WalNotRecovered, WalUnreachable
 from wal.memory import MemoryWal
 
 _names = itertools.count()
@@ -218,3 +218,25 @@ async def test_discarding_is_idempotent(url: str) -> None:
 async def test_an_address_of_no_log_is_refused(bad: str) -> None:
     with pytest.raises(WalError):
         await wal.open_wal(bad, epoch=1)
+
+
+async def test_a_log_with_an_owner_is_refused_to_others_and_stays_as_it_is(url: str) -> None:
+    log = await wal.open_wal(url, epoch=1, owner="one", segment_size=SEGMENT_SIZE)
+    log.append([b"record"])
+    await log.flush()
+    await abandon(log)
+    for attempt in (wal.fence_wal(url, owner="two"), wal.open_wal(url, epoch=2, owner="two")):
+        with pytest.raises(WalForeign, match="one"):
+            await attempt
+    assert [data for _, _, data in await recovered(url, discard=True)] == [b"record"]
+    await (await wal.open_wal(url, epoch=2, owner="one", segment_size=SEGMENT_SIZE)).close()
+    with pytest.raises(WalForeign):
+        await wal.open_wal(url, epoch=3, owner="two")
+
+
+async def test_a_log_without_an_owner_belongs_to_whoever_opens_it(url: str) -> None:
+    await (await open_log(url)).close()
+    await (await wal.fence_wal(url, owner="one")).close()
+    await (await wal.open_wal(url, epoch=2, owner="one", segment_size=SEGMENT_SIZE)).close()
+    with pytest.raises(WalForeign):
+        await wal.fence_wal(url, owner="two")

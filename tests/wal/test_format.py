@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,9 +20,11 @@ from wal.file.format import (
     segment_name,
     segment_sequence,
 )
+from wal.file.owner import decode_owner, encode_owner
 
 SEGMENT_TAIL = "0600000000000000000000006955e58e"
 CHECKPOINT_TAIL = "050000000000000000000000314ede1a"
+OWNER_CRC = "38ab2e4b"
 FRAME_CRC = 1186187172
 HEADER = SegmentHeader(chain=1, log_id=2, sequence=3, epoch=4, position=5, size=6)
 CHECKPOINT = Checkpoint(State.CLEAN, generation=1, log_id=2, epoch=3, trim_position=4, end_position=5)
@@ -32,6 +35,17 @@ def test_a_segment_header() -> None:
     assert HEADER.encode()[:48].hex() == expected
     assert HEADER.encode()[48:].hex() == SEGMENT_TAIL
     assert SegmentHeader.decode(HEADER.encode()) == HEADER
+
+
+def test_an_owner() -> None:
+    data = encode_owner("cluster")
+    assert data.hex() == "545257414c4f574e01000000" + OWNER_CRC + b"cluster".hex() + 57 * "00"
+    assert decode_owner(data) == "cluster"
+    for position in range(len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        with pytest.raises(ValueError, match="checksum"):
+            decode_owner(bytes(damaged))
 
 
 def test_a_checkpoint_slot() -> None:

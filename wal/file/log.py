@@ -30,7 +30,11 @@ _Job = tuple[list[Sequence[Buffer]], list[int]]
 
 
 async def open_file_wal(
-    path: str, epoch: int, settings: FileWalSettings, open_files: Callable[[str], Files] | None = None
+    path: str,
+    epoch: int,
+    settings: FileWalSettings,
+    open_files: Callable[[str], Files] | None = None,
+    owner: str | None = None,
 ) -> FileWal:
     """See `wal.open_wal`. `open_files` puts something else in the place of the operating system's files."""
     return await asyncio.to_thread(
@@ -39,6 +43,7 @@ async def open_file_wal(
         path,
         epoch,
         settings,
+        owner,
         open_files or (lambda path: OsFiles(path, create=True)),
     )
 
@@ -48,12 +53,13 @@ def _open(
     path: str,
     epoch: int,
     settings: FileWalSettings,
+    owner: str | None,
     open_files: Callable[[str], Files],
 ) -> FileWal:
     files = open_files(path)
     try:
         files.lock()
-        checkpoint, pool = open_directory(files, epoch, settings)
+        checkpoint, pool = open_directory(files, epoch, settings, owner)
     except OSError as error:
         files.close()
         if error.errno in NO_SPACE:

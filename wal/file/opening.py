@@ -9,6 +9,7 @@ from wal.api import WalError, WalNotRecovered
 from wal.file.checkpoint import CheckpointFile
 from wal.file.files import Files
 from wal.file.format import State
+from wal.file.owner import claim
 from wal.file.recovery import end_of_log, load_checkpoint
 from wal.file.segments import SegmentPool
 
@@ -27,11 +28,14 @@ class FileWalSettings:
         return dataclasses.replace(self, **changes)
 
 
-def open_directory(files: Files, epoch: int, settings: FileWalSettings) -> tuple[CheckpointFile, SegmentPool]:
+def open_directory(
+    files: Files, epoch: int, settings: FileWalSettings, owner: str | None = None
+) -> tuple[CheckpointFile, SegmentPool]:
     """Make the log if there is none, refuse one that holds records, and reserve its first segment.
 
-    Raises WalNotRecovered, WalCorrupt, WalError for an epoch that is older than the log's, OSError.
+    Raises WalNotRecovered, WalCorrupt, WalForeign, WalError for an epoch that is older than the log's, OSError.
     """
+    claim(files, owner)
     checkpoint = load_checkpoint(files) or CheckpointFile.create(files, secrets.randbits(64))
     current = checkpoint.current
     try:

@@ -10,6 +10,7 @@ from wal.api import WalCorrupt, WalError, WalFailed, WalRecord, WalUnreachable
 from wal.file.checkpoint import CheckpointFile
 from wal.file.files import Files, OsFiles
 from wal.file.format import State, segment_sequence
+from wal.file.owner import check_owner
 from wal.file.reading import LogReader
 
 
@@ -73,17 +74,18 @@ def load_checkpoint(files: Files) -> CheckpointFile | None:
     return checkpoint
 
 
-async def fence_file_wal(path: str) -> RecoverableFileWal:
+async def fence_file_wal(path: str, owner: str | None = None) -> RecoverableFileWal:
     """See `wal.fence_wal`."""
-    return await asyncio.to_thread(_fence, path)
+    return await asyncio.to_thread(_fence, path, owner)
 
 
-def _fence(path: str) -> RecoverableFileWal:
+def _fence(path: str, owner: str | None) -> RecoverableFileWal:
     if not os.path.isdir(path):
         raise WalUnreachable(f"there is no log directory {path}")
     files = OsFiles(path, create=False)
     try:
         files.lock()
+        check_owner(files, owner)
         checkpoint = load_checkpoint(files)
         if checkpoint is None:
             raise WalUnreachable(f"there is no log in {path}")
