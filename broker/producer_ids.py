@@ -32,9 +32,10 @@ class ProducerIds:
         self._allocating: asyncio.Task[None] | None = None
 
     def take(self) -> int | None:
-        """An id, or None if the catalog has to be asked first."""
+        """An id, or None if there is none at hand: the catalog is being asked."""
         if not self._ids:
             if self._next_ids is None:
+                self._start_allocation()
                 return None
             self._ids, self._next_ids = self._next_ids, None
         producer_id = self._ids[0]
@@ -43,13 +44,23 @@ class ProducerIds:
             self._start_allocation()
         return producer_id
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether `take` gives an id."""
+        return bool(self._ids) or self._next_ids is not None
+
+    async def wait(self) -> None:
+        """Until there are ids at hand. Raises CatalogError."""
+        while not self.at_hand:
+            await asyncio.shield(self._start_allocation())
+
     async def next_id(self) -> int:
         """An id. Raises CatalogError."""
         while True:
+            await self.wait()
             producer_id = self.take()
             if producer_id is not None:
                 return producer_id
-            await asyncio.shield(self._start_allocation())
 
     async def close(self) -> None:
         if self._allocating is not None:

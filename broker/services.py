@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from broker.cluster.topics import TopicAdmin
     from broker.config.broker_config import BrokerConfig
     from broker.coordinator.group.service import GroupService
+    from broker.coordinator.transaction.service import TransactionService
     from broker.fetch_sessions import FetchSessions
     from broker.partitions import Partitions
     from broker.peers import Peers
@@ -39,6 +40,7 @@ class Services:
     topics: TopicAdmin
     """Creates, deletes, extends topics and alters configs: catalog transaction, image refresh, partitions opened."""
     groups: GroupService
+    transactions: TransactionService
     fetch_sessions: FetchSessions
     producer_ids: ProducerIds
     peers: Peers

@@ -42,7 +42,8 @@ LOADS_AT_ONCE = 4
 
 
 class ShardHost(Generic[M]):
-    """`new_machine` makes an empty machine for a shard that loads from this partition; it is called for every load."""
+    """`new_machine` makes an empty machine for a shard that loads from this partition; it is called for every load.
+    `on_dropped` is told the index of a shard that is gone, its log lost or failed."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class ShardHost(Generic[M]):
         topics: TopicAdmin,
         now_ms: Callable[[], int],
         codec: Codec = Codec.NONE,
+        on_dropped: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._topic = topic
         self._new_partition_count = new_partition_count
@@ -63,6 +65,7 @@ class ShardHost(Generic[M]):
         self._topics = topics
         self._now_ms = now_ms
         self._codec = codec
+        self._on_dropped = on_dropped
         self._shards: dict[int, Shard[M]] = {}
         self._loads: set[asyncio.Task[None]] = set()
         self._load_places = asyncio.Semaphore(LOADS_AT_ONCE)
@@ -156,6 +159,7 @@ class ShardHost(Generic[M]):
         shard = self._shards.pop(index, None)
         if shard is not None:
             shard.close()
+            self._on_dropped(index)
 
     def _load(self, partition: Partition) -> None:
         index = partition.index
@@ -190,5 +194,6 @@ class ShardHost(Generic[M]):
         if self._shards.get(shard.index) is not shard:
             return
         del self._shards[shard.index]
+        self._on_dropped(shard.index)
         if self._running and self._partitions.get(self._topic, partition.index) is partition:
             self._load(partition)

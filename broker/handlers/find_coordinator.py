@@ -1,10 +1,11 @@
-"""FindCoordinator (10): which broker coordinates a group (or, later, a transactional id).
+"""FindCoordinator (10): which broker coordinates a group or a transactional id.
 
 v0-v6. v1 key types; v3 flexible; v4 several keys (KIP-699); v5 TRANSACTION_ABORTABLE (KIP-890); v6 share groups.
 
-* The coordinator is the leader of the partition of `__consumer_offsets` that the key hashes to. The topic is created
-  when it is first needed; whoever asks meanwhile waits for it, for a while, and is then told COORDINATOR_NOT_AVAILABLE.
-* Transactional ids are answered COORDINATOR_NOT_AVAILABLE, share groups INVALID_REQUEST: they are not served yet.
+* The coordinator is the leader of the partition of `__consumer_offsets`, or of `__transaction_state`, that the key
+  hashes to. The topic is created when it is first needed; whoever asks meanwhile waits for it, for a while, and is then
+  told COORDINATOR_NOT_AVAILABLE.
+* Share groups are answered INVALID_REQUEST: they are not served yet.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Awaitable
 import structlog
 
 from broker.cluster.errors import AdminError
+from broker.coordinator.group.service import GroupService
+from broker.coordinator.transaction.service import TransactionService
 from broker.request import RequestContext
 from broker.services import Services
 from protocol.api_keys import ApiKey
@@ -41,25 +44,33 @@ def handle(
 ) -> FindCoordinatorResponse | Awaitable[FindCoordinatorResponse]:
     several = ctx.api_version >= _SEVERAL_KEYS_SINCE
     keys = request.coordinator_keys if several else [request.key]
-    if request.key_type == _GROUP and services.groups.offsets_topic() is None:
-        return _after_creation(services, keys, several)
-    return _response([_find(services, request.key_type, key) for key in keys], several)
+    coordinators = _coordinators(services, request.key_type)
+    if coordinators is None:
+        message = f"key type {request.key_type} is not served"
+        return _response([_refused(key, ErrorCode.INVALID_REQUEST, message) for key in keys], several)
+    if coordinators.topic() is None:
+        return _after_creation(coordinators, keys, several)
+    return _response([_find(coordinators, key) for key in keys], several)
 
 
-async def _after_creation(services: Services, keys: list[str], several: bool) -> FindCoordinatorResponse:
+def _coordinators(services: Services, key_type: int) -> GroupService | TransactionService | None:
+    if key_type == _GROUP:
+        return services.groups
+    return services.transactions if key_type == _TRANSACTION else None
+
+
+async def _after_creation(
+    coordinators: GroupService | TransactionService, keys: list[str], several: bool
+) -> FindCoordinatorResponse:
     try:
-        await asyncio.wait_for(services.groups.create_offsets_topic(), CREATION_TIMEOUT_S)
+        await asyncio.wait_for(coordinators.create_topic(), CREATION_TIMEOUT_S)
     except (AdminError, CatalogError, StorageError, TimeoutError) as error:
-        log.warning("offsets topic not created", error=str(error))
-    return _response([_find(services, _GROUP, key) for key in keys], several)
+        log.warning("topic of coordinators not created", error=str(error))
+    return _response([_find(coordinators, key) for key in keys], several)
 
 
-def _find(services: Services, key_type: int, key: str) -> Coordinator:
-    if key_type == _TRANSACTION:
-        return _refused(key, ErrorCode.COORDINATOR_NOT_AVAILABLE, "transactions are not served")
-    if key_type != _GROUP:
-        return _refused(key, ErrorCode.INVALID_REQUEST, f"key type {key_type} is not served")
-    broker = services.groups.coordinator(key)
+def _find(coordinators: GroupService | TransactionService, key: str) -> Coordinator:
+    broker = coordinators.coordinator(key)
     if broker is None:
         return _refused(key, ErrorCode.COORDINATOR_NOT_AVAILABLE, "the coordinator is not available")
     return Coordinator(

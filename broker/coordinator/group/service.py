@@ -85,10 +85,10 @@ class GroupService:
         return self._host.partition_of(group_id)
 
     # -- finding the coordinator --------------------------------------------------------------------------------------
-    def offsets_topic(self) -> TopicInfo | None:
+    def topic(self) -> TopicInfo | None:
         return self._host.topic()
 
-    async def create_offsets_topic(self) -> None:
+    async def create_topic(self) -> None:
         """Raises what TopicAdmin raises; returns with what is led here loaded."""
         await self._host.create_topic()
 

@@ -74,6 +74,7 @@ class Node:
             partitions=self.partitions,
             topics=SimpleNamespace(),  # type: ignore[arg-type]
             groups=SimpleNamespace(),  # type: ignore[arg-type]
+            transactions=SimpleNamespace(),  # type: ignore[arg-type]
             fetch_sessions=self.sessions,
             producer_ids=self.producer_ids,
             peers=Peers(self.image),

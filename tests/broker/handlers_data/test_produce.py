@@ -264,11 +264,3 @@ async def test_producer_ids_are_unique_and_come_in_blocks() -> None:
     ids = [await one() for _ in range(2500)]
     assert len(set(ids)) == 2500
     assert node.catalog.allocations == 3
-
-
-async def test_transactional_ids_are_refused_for_good() -> None:
-    node = Node()
-    response = await answer(
-        init_producer_id.handle(node.services, context(22, 4), InitProducerIdRequest(transactional_id="tx"))
-    )
-    assert not ErrorCode(response.error_code).retriable

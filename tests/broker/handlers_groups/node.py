@@ -45,7 +45,7 @@ class GroupNode(Node):
 
     async def coordinate(self) -> None:
         """Create the offsets topic and wait for its groups."""
-        await self.groups.create_offsets_topic()
+        await self.groups.create_topic()
 
     async def ask(self, handler: Any, version: int, **fields: Any) -> Any:
         """The response as the client decodes it; whatever is appended meanwhile becomes durable."""
