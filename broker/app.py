@@ -31,7 +31,6 @@ from broker.config.broker_config import BrokerConfig
 from broker.config.definition import ConfigError
 from broker.coordinator.group.service import GroupService
 from broker.coordinator.transaction.service import TransactionService
-from broker.coordinator.transaction.service import TransactionService
 from broker.data_dir import DataDirError, check_data_dir, claim_data_dir, prepare_data_dir
 from broker.fetch_memory import FetchMemory
 from broker.fetch_sessions import FetchSessions
