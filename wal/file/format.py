@@ -1,8 +1,8 @@
 """The format of a log in a directory.
 
-A directory holds one log: `checkpoint`, `owner` (`wal.file.owner`), and segments `<sequence, 16 hex digits>.wal`, all of
-one size, preallocated. The directory itself carries the lock (`flock`). All integers are little-endian, all checksums
-CRC32C.
+A directory holds one log: `checkpoint`, `owner` (`wal.file.owner`), and segments `<sequence, 16 hex digits>.wal`, all
+of one size, preallocated. The directory itself carries the lock (`flock`). All integers are little-endian, all
+checksums CRC32C.
 
 Positions
 ---------
