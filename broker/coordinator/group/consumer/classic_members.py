@@ -97,11 +97,7 @@ class MixedMembership(ConsumerMembership):
         asked_anew = former is None or (former.topics, former.regex) != (metadata.topics, "")
         self._follow(change, live, frozenset(metadata.topics) != former_topics)
         self._assign(change)
-        owned = self._owned(subscription)
-        self._reconcile(change, member_id, owned, asked_anew)
-        if change.group.current_of(member_id).state is MemberState.UNREVOKED_PARTITIONS:
-            # until it has synced, what it says is all that it owns: it may have given up already
-            self._reconcile(change, member_id, owned, subscription_changed=False)
+        self._reconcile(change, member_id, self._owned(subscription), asked_anew)
         group = change.group
         self._schedule_session(group, member_id)
         if group.current_of(member_id).state is not MemberState.UNREVOKED_PARTITIONS:
@@ -172,9 +168,11 @@ class MixedMembership(ConsumerMembership):
         for identity in identities:
             member_id, instance_id = identity.member_id, identity.group_instance_id
             if not member_id and instance_id is not None:
+                # an administrator's word: it is for members of either protocol
                 member_id = group.static_members.get(instance_id, "")
-                instance_id = None
-            code = _classic_error(group, member_id, instance_id)
+                code = ErrorCode.NONE if member_id else ErrorCode.UNKNOWN_MEMBER_ID
+            else:
+                code = _classic_error(group, member_id, instance_id)
             if member_id in leaving:
                 code = ErrorCode.UNKNOWN_MEMBER_ID
             if code is ErrorCode.NONE:

@@ -141,7 +141,7 @@ class ConsumerGroup(Group):
 
     @property
     def forgettable(self) -> bool:
-        return not (self.offsets or self.has_records)
+        return not (self.offsets or self.transactional or self.has_records)
 
     @property
     def is_unused(self) -> bool:

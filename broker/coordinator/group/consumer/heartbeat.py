@@ -71,7 +71,7 @@ class ConsumerMembership(Progress):
         if isinstance(live, ConsumerGroup):
             group = live
         elif not joining:
-            raise _not_found(group_id, live)
+            raise _not_found(group_id, live, "Consumer group")
         else:
             group = ConsumerGroup(group_id)
             if isinstance(live, ClassicGroup):
@@ -283,6 +283,6 @@ def _no_member(group: ConsumerGroup, member_id: str) -> CoordinatorError:
     )
 
 
-def _not_found(group_id: str, group: Group | None) -> CoordinatorError:
-    what = "not found" if group is None else "is not a consumer group"
-    return CoordinatorError(ErrorCode.GROUP_ID_NOT_FOUND, f"Group {group_id} {what}.")
+def _not_found(group_id: str, group: Group | None, missing: str = "Group") -> CoordinatorError:
+    what = f"{missing} {group_id} not found." if group is None else f"Group {group_id} is not a consumer group."
+    return CoordinatorError(ErrorCode.GROUP_ID_NOT_FOUND, what)

@@ -1,6 +1,6 @@
 """One member on its way from what it has to what it should have. KIP-848.
 
-    STABLE ----------- target changed, it must give up partitions ------> UNREVOKED_PARTITIONS
+    STABLE ----------- target changed, it owns what it should not ------> UNREVOKED_PARTITIONS
     STABLE ----------- target changed, others still own its partitions -> UNRELEASED_PARTITIONS
     UNREVOKED -------- the member says that it has given them up -------> STABLE or UNRELEASED, at the next epoch
     UNRELEASED ------- the others have given up ------------------------> STABLE
@@ -19,7 +19,6 @@ from broker.coordinator.group.consumer.values import (
     Assignment,
     CurrentAssignment,
     MemberState,
-    Owned,
     overlap,
 )
 
@@ -42,28 +41,24 @@ def reconcile(
     """
     if subscribed is not None:
         target = {topic_id: partitions for topic_id, partitions in target.items() if topic_id in subscribed}
-    state = current.state
-    if state is MemberState.STABLE:
-        if current.epoch == target_epoch and (subscribed is None or current.assigned.keys() <= set(subscribed)):
+    if current.state is MemberState.STABLE and current.epoch == target_epoch:
+        if subscribed is None or current.assigned.keys() <= set(subscribed):
             return current
-        return _advance(current, current.assigned, target_epoch, target, is_free)
-    if state is MemberState.UNREVOKED_PARTITIONS:
-        if owned is not None and not overlap(owned, current.revoking):
-            return _advance(current, current.assigned, target_epoch, target, is_free)
+    elif current.state is MemberState.UNREVOKED_PARTITIONS and (owned is None or overlap(owned, current.revoking)):
         return current
-    return _advance(current, current.assigned, target_epoch, target, is_free)
+    return _advance(current, target_epoch, target, is_free, owned)
 
 
 def _advance(
-    current: CurrentAssignment, assigned: Owned, target_epoch: int, target: Assignment, is_free: IsFree
+    current: CurrentAssignment, target_epoch: int, target: Assignment, is_free: IsFree, owned: Assignment | None
 ) -> CurrentAssignment:
     kept: dict[bytes, dict[int, int]] = {}
     revoking: dict[bytes, dict[int, int]] = {}
-    for topic_id, epochs in assigned.items():
+    for topic_id, epochs in current.assigned.items():
         wanted = target.get(topic_id, frozenset())
         for index, epoch in epochs.items():
             (kept if index in wanted else revoking).setdefault(topic_id, {})[index] = epoch
-    if revoking:
+    if revoking and (owned is None or overlap(owned, revoking)):
         return CurrentAssignment(current.epoch, current.epoch, MemberState.UNREVOKED_PARTITIONS, kept, revoking)
     given_up = current.revoking
     unreleased = False
