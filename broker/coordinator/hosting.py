@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Generic
 
 import structlog
 
+from broker.coordinator.log import Marker
 from broker.coordinator.machine import M, Outcome, ShardTimers
 from broker.coordinator.partition_log import PartitionLog
 from broker.coordinator.partitioning import partition_for
@@ -108,6 +109,14 @@ class ShardHost(Generic[M]):
         shard = self._shards.get(index)
         if shard is not None:
             shard.submit(subject, reply, operation)
+        else:
+            reply.refuse(self._absence(index))
+
+    def end_transaction(self, index: int, reply: Reply, marker: Marker) -> None:
+        """Write a marker into the log of a partition; `reply` is answered with an ErrorCode."""
+        shard = self._shards.get(index)
+        if shard is not None:
+            shard.end_transaction(reply, marker)
         else:
             reply.refuse(self._absence(index))
 

@@ -46,6 +46,7 @@ from broker.handlers import (
     offset_for_leader_epoch,
     produce,
     sync_group,
+    txn_offset_commit,
     write_txn_markers,
 )
 
@@ -74,6 +75,7 @@ MODULES: tuple[ModuleType, ...] = (
     add_offsets_to_txn,
     end_txn,
     write_txn_markers,
+    txn_offset_commit,
     describe_configs,
     alter_configs,
     describe_log_dirs,

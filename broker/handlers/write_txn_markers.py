@@ -64,7 +64,7 @@ def _write(services: Services, marker: WritableTxnMarker, topic: str, index: int
         written.complete(absence_code(services.image.topic(topic), index))
         return written
     if topic == CONSUMER_OFFSETS:
-        completed: Deferred = services.groups.complete_transaction(  # type: ignore[attr-defined]
+        completed: Deferred = services.groups.complete_transaction(
             index,
             marker.producer_id,
             marker.producer_epoch,

@@ -145,7 +145,7 @@ class ClassicGroup(Group):
 
     @property
     def forgettable(self) -> bool:
-        return not (self.persisted or self.offsets or self.members or self.pending_members)
+        return not (self.persisted or self.offsets or self.transactional or self.members or self.pending_members)
 
     @property
     def is_unused(self) -> bool:

@@ -61,6 +61,11 @@ class Group:
         self.offsets, other.offsets = other.offsets, {}
         self.transactional, other.transactional = other.transactional, {}
 
+    def offset_keys(self) -> list[tuple[str, int]]:
+        """(topic, partition) of every offset that is committed, or pending in a transaction."""
+        committed = {(topic, index): None for topic, partitions in self.offsets.items() for index in partitions}
+        return [*committed, *(key for key in self.transactional if key not in committed)]
+
     def put_offset(self, topic: str, partition: int, committed: CommittedOffset) -> None:
         """Replay of a commit outside of transactions."""
         partitions = self.offsets.get(topic)

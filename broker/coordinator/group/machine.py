@@ -22,6 +22,7 @@ from broker.coordinator.group.membership import Membership
 from broker.coordinator.group.offsets import Offsets
 from broker.coordinator.group.records import GroupRecord, OffsetCommit, decode_record
 from broker.coordinator.group.table import GroupTable
+from broker.coordinator.group.transactional_offsets import TransactionalOffsets
 from broker.coordinator.machine import Outcome, ShardTimers
 from broker.coordinator.reply import Reply
 from protocol.errors import ErrorCode
@@ -43,6 +44,9 @@ class GroupMachine:
         self.membership = Membership(self.table, timers, config)
         self.consumers = MixedMembership(self.table, timers, config.consumer, config.size_max, topics, self.membership)
         self.offsets = Offsets(self.groups, self._committed, timers, config)
+        self.transactional = TransactionalOffsets(
+            self.groups, self.table.new_simple, self.table.drop_if_forgettable, config
+        )
         self._timers = timers
         self._topics = topics
         self._config = config
@@ -57,6 +61,14 @@ class GroupMachine:
 
     def replay(self, record: GroupRecord | ConsumerRecord) -> None:
         self.table.replay(record)
+
+    def replay_pending(self, producer_id: int, record: GroupRecord | ConsumerRecord) -> None:
+        """Only offsets are written in transactions."""
+        if isinstance(record, OffsetCommit):
+            self.transactional.replay_pending(producer_id, record)
+
+    def end_transaction(self, producer_id: int, commit: bool) -> Collection[str]:
+        return self.transactional.end(producer_id, commit)
 
     def loaded(self, out: Outcome) -> None:
         out.records += self.table.leftovers()
@@ -161,9 +173,8 @@ class GroupMachine:
             raise CoordinatorError(ErrorCode.GROUP_ID_NOT_FOUND)
         if group.state is not GroupState.EMPTY:
             raise CoordinatorError(ErrorCode.NON_EMPTY_GROUP)
-        for topic, partitions in group.offsets.items():
-            for index in partitions:
-                out.write(OffsetCommit(group_id, topic, index, None))
+        for topic, index in group.offset_keys():
+            out.write(OffsetCommit(group_id, topic, index, None))
         classic = self.table.classic(group_id)
         if classic is not None:
             for member_id in classic.pending_members:

@@ -1,8 +1,8 @@
 """Committed offsets: commit, fetch, delete and expiry.
 
 Offsets live in their group (`Group.offsets`); a commit to a group that does not exist makes a simple one. They change
-only in `replay`. Transactional commits (KIP-447) will mark partitions in `Group.transactional` while they are open,
-which `require_stable` fetches and expiry already look at.
+only in `replay`. What transactions hold beside them (`Group.transactional`) makes `require_stable` fetches wait and
+keeps from expiry; see `transactional_offsets`.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Offsets:
             error = ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC if subscribed else ErrorCode.NONE
             if not subscribed:
                 for index in {each.partition_index: None for each in topic.partitions}:
-                    if index in committed:
+                    if index in committed or (topic.name, index) in group.transactional:
                         out.write(OffsetCommit(group_id, topic.name, index, None))
             partitions = [
                 OffsetDeleteResponsePartition(partition_index=each.partition_index, error_code=error)
@@ -187,6 +187,10 @@ class Offsets:
             looked_at += 1 + len(committed)
             for index, each in committed.items():
                 if each.topic_id in (topic_id, ZERO_UUID):
+                    out.write(OffsetCommit(group.group_id, name, index, None))
+            for (topic, index), held in group.transactional.items():
+                pending = (each for each in held.values() if each is not None)
+                if topic == name and any(each.topic_id in (topic_id, ZERO_UUID) for each in pending):
                     out.write(OffsetCommit(group.group_id, name, index, None))
         if group_ids:
             event = partial(self._forget, group_ids, name, topic_id)
@@ -222,7 +226,7 @@ class Offsets:
                     out.write(OffsetCommit(group.group_id, topic, index, None))
                 else:
                     all_expired = False
-        if all_expired and group.is_unused:
+        if all_expired and group.is_unused and not group.transactional:
             out.records += group.tombstones()
         return looked_at
 

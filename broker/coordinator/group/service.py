@@ -15,9 +15,11 @@ from broker.coordinator.group.config import GroupConfig
 from broker.coordinator.group.image_topics import ImageTopics
 from broker.coordinator.group.machine import GroupMachine
 from broker.coordinator.hosting import ShardHost
+from broker.coordinator.log import Marker
 from broker.coordinator.machine import Outcome
 from broker.coordinator.reply import Reply
 from broker.coordinator.shard import Shard
+from protocol.errors import ErrorCode
 from protocol.records import Codec
 
 if TYPE_CHECKING:
@@ -77,6 +79,22 @@ class GroupService:
         """Run an operation on the group's shard, or refuse the reply if that is not here (or not yet)."""
         self._host.submit(group_id, reply, operation)
 
+    def complete_transaction(
+        self,
+        index: int,
+        producer_id: int,
+        producer_epoch: int,
+        coordinator_epoch: int,
+        commit: bool,
+        transaction_version: int,
+    ) -> Reply:
+        """End a producer's transaction in a partition of the offsets topic: what it committed there takes effect, or
+        does not. Answered with an ErrorCode when that is durable."""
+        reply = Reply(_marker_refusal)
+        marker = Marker(producer_id, producer_epoch, coordinator_epoch, commit, transaction_version)
+        self._host.end_transaction(index, reply, marker)
+        return reply
+
     def shards(self) -> Iterable[Shard[GroupMachine]]:
         """All that are led here, loading ones included."""
         return self._host.shards()
@@ -109,6 +127,18 @@ class GroupService:
 
 def _forget_topic(name: str, topic_id: bytes, machine: GroupMachine, out: Outcome) -> None:
     machine.offsets.forget_topic(out, name, topic_id)
+
+
+_UNAVAILABLE = (
+    ErrorCode.NOT_COORDINATOR,
+    ErrorCode.COORDINATOR_LOAD_IN_PROGRESS,
+    ErrorCode.COORDINATOR_NOT_AVAILABLE,
+)
+
+
+def _marker_refusal(code: ErrorCode) -> ErrorCode:
+    """A transaction coordinator expects what leaders of partitions answer, and tries again."""
+    return ErrorCode.NOT_LEADER_OR_FOLLOWER if code in _UNAVAILABLE else code
 
 
 def _unheard() -> Reply:

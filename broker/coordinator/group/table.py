@@ -61,6 +61,15 @@ class GroupTable:
         self._aside[group.group_id] = former
         return former.tombstones()
 
+    def new_simple(self, group_id: str) -> ClassicGroup:
+        """For offsets of a group that does not exist."""
+        group = self.groups[group_id] = ClassicGroup(group_id)
+        return group
+
+    def drop_if_forgettable(self, group: Group) -> None:
+        if group.forgettable and group.state is GroupState.EMPTY:
+            del self.groups[group.group_id]
+
     # -- replay -----------------------------------------------------------------------------------------------------
     def replay(self, record: Any) -> None:
         if isinstance(record, OffsetCommit):
@@ -75,17 +84,11 @@ class GroupTable:
         group = self.groups.get(group_id)
         if committed is not None:
             if group is None:
-                group = self.groups[group_id] = ClassicGroup(group_id)
-            partitions = group.offsets.get(topic)
-            if partitions is None:
-                partitions = group.offsets[topic] = {}
-            partitions[partition] = committed
+                group = self.new_simple(group_id)
+            group.put_offset(topic, partition, committed)
         elif group is not None:
-            partitions = group.offsets.get(topic, {})
-            partitions.pop(partition, None)
-            if not partitions:
-                group.offsets.pop(topic, None)
-                self._drop_if_forgettable(group)
+            group.drop_offset(topic, partition)
+            self.drop_if_forgettable(group)
 
     def _replay_classic(self, record: GroupMetadata) -> None:
         group_id = record.group_id
@@ -102,7 +105,7 @@ class GroupTable:
             # offsets that are left, if any, are a simple group's from now on, unless there is a consumer group to
             # take them
             successor = self._aside.pop(group_id, None) or ClassicGroup(group_id)
-            self._drop_if_forgettable(self._put(successor, group))
+            self.drop_if_forgettable(self._put(successor, group))
 
     def _replay_consumer(self, record: ConsumerRecord) -> None:
         group_id = record.group_id
@@ -110,7 +113,7 @@ class GroupTable:
         if isinstance(group, ConsumerGroup):
             group.apply(record)
             if not group.has_records:
-                self._drop_if_forgettable(self._put(ClassicGroup(group_id), group))
+                self.drop_if_forgettable(self._put(ClassicGroup(group_id), group))
         elif isinstance(group, ClassicGroup) and group.persisted:
             aside = self._aside.setdefault(group_id, ConsumerGroup(group_id))
             aside.apply(record)
@@ -127,7 +130,3 @@ class GroupTable:
             group.take_offsets(former)
         self.groups[group.group_id] = group
         return group
-
-    def _drop_if_forgettable(self, group: Group) -> None:
-        if group.forgettable and group.state is GroupState.EMPTY:
-            del self.groups[group.group_id]
