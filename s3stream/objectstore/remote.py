@@ -1,15 +1,16 @@
 """Stores behind `obstore`: S3 and its likes, Google Cloud Storage, Azure.
 
 Bodies are not signed over (TLS protects them in flight, the object format's CRCs at rest): signing costs ten times more
-CPU than all the rest of a PUT. Retries are not left to the library: a repeated conditional PUT has to be decided by
-looking (`s3stream.objectstore.retrying`).
+CPU than all the rest of a PUT. Retries and time-outs are not left to the library: a repeated conditional PUT has to be
+decided by looking (`retrying`), and how long a call may take depends on its size (`patience`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -34,13 +35,14 @@ from s3stream.objectstore.api import (
     StoreRefused,
     StoreUnreachable,
 )
+from s3stream.objectstore.patience import Patience
 from s3stream.objectstore.pieces import joined_runs
 from wal.api import Buffer
 
 _DELETE_CHUNK = 1000
 _LIST_CHUNK = 1000
 CLIENT_OPTIONS: dict[str, Any] = {
-    "timeout": timedelta(seconds=60),
+    "timeout": timedelta(days=1),  # the library's own, of a whole request; ours are shorter
     "connect_timeout": timedelta(seconds=5),
     "allow_http": True,
 }
@@ -58,32 +60,34 @@ _REFUSALS = (
 class RemoteStore:
     """`name` is what messages call the store."""
 
-    def __init__(self, name: str, store: S3Store | GCSStore | AzureStore) -> None:
+    def __init__(self, name: str, store: S3Store | GCSStore | AzureStore, patience: Patience | None = None) -> None:
         self._name = name
         self._store = store
+        self._patience = patience or Patience()
 
     async def check(self) -> None:
         """Raise StoreUnreachable, or StoreRefused, if the bucket cannot be listed."""
-        with self._errors("LIST", ""):
+        async with self._call("LIST", ""):
             await obstore.list_with_delimiter_async(self._store, ".reachable")
 
     async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
-        with self._errors("PUT", key):
+        async with self._call("PUT", key, sum(map(len, pieces))):
             await obstore.put_async(self._store, key, joined_runs(pieces), use_multipart=False)
 
     async def put_if_absent(self, key: str, pieces: Sequence[Buffer]) -> None:
-        with self._errors("PUT", key):
+        async with self._call("PUT", key, sum(map(len, pieces))):
             await obstore.put_async(self._store, key, joined_runs(pieces), mode="create", use_multipart=False)
 
     async def get(self, key: str) -> Buffer:
-        with self._errors("GET", key):
+        async with self._call("GET", key):
             result = await obstore.get_async(self._store, key)
+        async with self._call("GET", key, int(result.meta["size"])):
             return memoryview(await result.bytes_async())
 
     async def get_range(self, key: str, start: int, end: int) -> Buffer:
         if not 0 <= start < end:
             raise RangeInvalid(f"{key}: {start}..{end} is no range")
-        with self._errors("GET", key):
+        async with self._call("GET", key, end - start):
             data = memoryview(await obstore.get_range_async(self._store, key, start=start, end=end))
         if len(data) != end - start:
             raise RangeInvalid(f"{key}: asked for {start}..{end}, got {len(data)} bytes")
@@ -91,7 +95,7 @@ class RemoteStore:
 
     async def head(self, key: str) -> int | None:
         try:
-            with self._errors("HEAD", key):
+            async with self._call("HEAD", key):
                 return int((await obstore.head_async(self._store, key))["size"])
         except ObjectMissing:
             return None
@@ -100,7 +104,7 @@ class RemoteStore:
         for start in range(0, len(keys), _DELETE_CHUNK):
             chunk = list(keys[start : start + _DELETE_CHUNK])
             try:
-                with self._errors("DELETE", chunk[0]):
+                async with self._call("DELETE", chunk[0]):
                     await obstore.delete_async(self._store, chunk)
             except ObjectMissing:
                 await self._delete_each(chunk)
@@ -109,7 +113,7 @@ class RemoteStore:
         """Stores without bulk delete may stop at the first key that is not there."""
         for key in keys:
             try:
-                with self._errors("DELETE", key):
+                async with self._call("DELETE", key):
                     await obstore.delete_async(self._store, key)
             except ObjectMissing:
                 continue
@@ -119,7 +123,7 @@ class RemoteStore:
         chunks = obstore.list(self._store, folder or None, chunk_size=_LIST_CHUNK).__aiter__()
         while True:
             try:
-                with self._errors("LIST", prefix):
+                async with self._call("LIST", prefix):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
@@ -129,6 +133,21 @@ class RemoteStore:
 
     async def close(self) -> None:
         return None
+
+    @asynccontextmanager
+    async def _call(self, verb: str, key: str, size: int = 0) -> AsyncIterator[None]:
+        """One request that carries `size` bytes: bounded in time, with our errors."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        timeout_s = self._patience.timeout_s(size)
+        with self._errors(verb, key):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    yield
+            except TimeoutError as error:
+                self._patience.timed_out(size, timeout_s)
+                raise TimeoutError(f"no answer in {timeout_s:.0f} s") from error
+        self._patience.done(size, clock() - began)
 
     @contextmanager
     def _errors(self, verb: str, key: str) -> Iterator[None]:
