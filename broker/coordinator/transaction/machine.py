@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from broker.coordinator.errors import CoordinatorError
@@ -31,7 +32,7 @@ from broker.coordinator.transaction.records import (
     decode_record,
 )
 from broker.coordinator.transaction.states import FOLLOWERS, IDLE, PREPARED, TransactionState
-from broker.coordinator.transaction.transitions import BUMPS_EPOCH_SINCE, EPOCH_MAX, is_exhausted
+from broker.coordinator.transaction.transitions import BUMPS_EPOCH_SINCE, is_exhausted
 from broker.request import Deferred
 from protocol.errors import ErrorCode
 from protocol.messages.describe_transactions import TopicData
@@ -139,8 +140,6 @@ class TransactionMachine:
         """Answers NONE, by the reply's own refusal, once the partitions are known to be the transaction's."""
         value = self._of_producer(transactional_id, producer)
         if value.state is not TransactionState.ONGOING or not partitions <= value.partitions:
-            if value.producer_epoch == EPOCH_MAX:  # nobody's; its transaction could not be fenced
-                raise CoordinatorError(ErrorCode.PRODUCER_FENCED)
             after = transitions.extended(value, partitions, client_version, out.now_ms)
             self._write(out, transactional_id, value, after)
             self._watch_deadlines()
@@ -176,27 +175,18 @@ class TransactionMachine:
         value = self.transactions.get(transactional_id)
         if value is None:
             raise CoordinatorError(ErrorCode.INVALID_PRODUCER_ID_MAPPING)
-        bumps = client_version >= BUMPS_EPOCH_SINCE
-        judge = rules.repeats_bumping if bumps else rules.repeats_plain
-        if judge(value, request.producer_id, request.producer_epoch, commit):
-            producer_id, producer_epoch = value.producer_id, value.producer_epoch
-        else:
-            next_producer_id = (
-                self._new_producer_id() if bumps and is_exhausted(value.producer_epoch) else NO_PRODUCER_ID
-            )
-            after = self._end(out, transactional_id, value, commit, client_version, next_producer_id)
-            producer_id, producer_epoch = transitions.next_producer(after)
+        repeats = rules.repeats_bumping if client_version >= BUMPS_EPOCH_SINCE else rules.repeats_plain
+        if not repeats(value, request.producer_id, request.producer_epoch, commit):
+            value = self._end(out, transactional_id, value, commit, client_version)
+        producer_id, producer_epoch = transitions.next_producer(value)
         out.answer(reply, EndTxnResponse(producer_id=producer_id, producer_epoch=producer_epoch))
 
     def _end(
-        self,
-        out: Outcome,
-        transactional_id: str,
-        value: TransactionValue,
-        commit: bool,
-        client_version: int,
-        next_producer_id: int = NO_PRODUCER_ID,
+        self, out: Outcome, transactional_id: str, value: TransactionValue, commit: bool, client_version: int
     ) -> TransactionValue:
+        """Decide. Where the epoch grows and cannot grow on, the producer goes on with a new id."""
+        rotates = client_version >= BUMPS_EPOCH_SINCE and is_exhausted(value.producer_epoch)
+        next_producer_id = self._new_producer_id() if rotates else NO_PRODUCER_ID
         after = transitions.prepared(value, commit, client_version, next_producer_id, out.now_ms)
         self._write(out, transactional_id, value, after)
         self._finish(out, transactional_id, after)
@@ -240,8 +230,8 @@ class TransactionMachine:
     def _abort_overdue(self, out: Outcome) -> None:
         now_ms = self._timers.now_ms
         for transactional_id in [each for each, deadline_ms in self._deadlines.items() if deadline_ms <= now_ms]:
-            value = self.transactions[transactional_id]
-            self._end(out, transactional_id, value, commit=False, client_version=CLUSTER_VERSION)
+            with suppress(CoordinatorError):  # no producer id at hand: the next time
+                self._end(out, transactional_id, self.transactions[transactional_id], False, CLUSTER_VERSION)
         if self._deadlines:
             self._watch_deadlines()
 

@@ -12,7 +12,7 @@ from broker.coordinator.errors import CoordinatorError
 from broker.coordinator.transaction import transitions
 from broker.coordinator.transaction.records import NO_PRODUCER_EPOCH, TransactionValue
 from broker.coordinator.transaction.states import PREPARED, TransactionState
-from broker.coordinator.transaction.transitions import EPOCH_EXHAUSTED, EPOCH_MAX, is_exhausted
+from broker.coordinator.transaction.transitions import EPOCH_EXHAUSTED, is_exhausted
 from protocol.errors import ErrorCode
 
 _COMPLETE = {True: TransactionState.COMPLETE_COMMIT, False: TransactionState.COMPLETE_ABORT}
@@ -54,11 +54,8 @@ def repeats_bumping(value: TransactionValue, producer_id: int, epoch: int, commi
             raise CoordinatorError(ErrorCode.PRODUCER_FENCED)
         if state is not _COMPLETE[commit]:
             raise CoordinatorError(ErrorCode.INVALID_TXN_STATE)
-    elif state is not TransactionState.ONGOING:
-        if commit:
-            raise CoordinatorError(ErrorCode.INVALID_TXN_STATE)
-        if value.producer_epoch == EPOCH_MAX:
-            raise CoordinatorError(ErrorCode.PRODUCER_FENCED)
+    elif commit and state is not TransactionState.ONGOING:
+        raise CoordinatorError(ErrorCode.INVALID_TXN_STATE)
     return repeats
 
 

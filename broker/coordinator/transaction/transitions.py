@@ -1,7 +1,7 @@
 """From one value of a transactional id to the next: pure functions, without judgement on whether it may happen.
 
-Producer epochs are int16. 32767 is never a producer's own: it is what an ending of a transaction, or a fence, takes the
-last epoch of a producer id to. The epoch is *exhausted* one before that; the next producer id follows.
+Producer epochs are int16. 32767 is never a producer's own: only markers carry it, when a transaction ends whose epoch
+was *exhausted*, one before that. The producer goes on with a new producer id.
 
 Every change records the producer id before it as the previous one. So the previous one differs only in the value that
 brought a new producer id, which is when the producer may still ask with the old one.
@@ -17,8 +17,7 @@ from broker.coordinator.transaction.records import (
 )
 from broker.coordinator.transaction.states import IDLE, TransactionState
 
-EPOCH_MAX = 32767
-EPOCH_EXHAUSTED = EPOCH_MAX - 1
+EPOCH_EXHAUSTED = 32766
 
 BUMPS_EPOCH_SINCE = 2
 """The `transaction.version` (KIP-890) from which a producer's epoch grows with every end of a transaction."""
@@ -91,7 +90,7 @@ def prepared(
     if client_version < BUMPS_EPOCH_SINCE:
         return after
     return after._replace(
-        producer_epoch=min(value.producer_epoch + 1, EPOCH_MAX),
+        producer_epoch=value.producer_epoch + 1,
         last_producer_epoch=value.producer_epoch,
         next_producer_id=next_producer_id,
     )
