@@ -64,7 +64,7 @@ def _write(services: Services, marker: WritableTxnMarker, topic: str, index: int
         written.complete(absence_code(services.image.topic(topic), index))
         return written
     if topic == CONSUMER_OFFSETS:
-        completed: Deferred = services.groups.complete_transaction(
+        return services.groups.complete_transaction(
             index,
             marker.producer_id,
             marker.producer_epoch,
@@ -72,7 +72,6 @@ def _write(services: Services, marker: WritableTxnMarker, topic: str, index: int
             marker.transaction_result,
             marker.transaction_version,
         )
-        return completed
     try:
         end_offset = partition.append_marker(
             marker.producer_id,
