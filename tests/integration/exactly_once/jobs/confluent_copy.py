@@ -13,7 +13,14 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 CALL_TIMEOUT_S = 60.0
-BACKOFF = {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 200, "log_level": 0}
+COMMON = {
+    "reconnect.backoff.ms": 20,
+    "reconnect.backoff.max.ms": 200,
+    # Bootstrapping anew throws away known brokers, and librdkafka 2.16 then waits for one of those, without end, in
+    # send_offsets_to_transaction (seen with Kafka and with tailrace).
+    "metadata.recovery.strategy": "none",
+    "log_level": 0,
+}
 
 
 def write(event: str, **fields: Any) -> None:
@@ -66,7 +73,7 @@ class CopyJob:
                 "transactional.id": options["transactional.id"],
                 "transaction.timeout.ms": int(options["transaction.timeout.ms"]),
                 "linger.ms": 2,
-                **BACKOFF,
+                **COMMON,
             }
         )
         group = {"group.protocol": "consumer"} if self.cooperative else {}
@@ -80,7 +87,7 @@ class CopyJob:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 **group,
-                **BACKOFF,
+                **COMMON,
             }
         )
 
@@ -132,7 +139,8 @@ class CopyJob:
                 write("acks", s=self.acks)
             time.sleep(self.chance.random() * 0.03)
             if not aborts or stage == 2:
-                aborts = not self.send_offsets() or aborts
+                positions = [each for each in self.consumer.position(self.consumer.assignment()) if each.offset >= 0]
+                insist(self.producer.send_offsets_to_transaction, positions, self.consumer.consumer_group_metadata())
             if aborts:
                 self.abort()
                 return
@@ -144,19 +152,6 @@ class CopyJob:
             if not failure.args[0].txn_requires_abort():
                 raise
             self.abort()
-
-    def send_offsets(self) -> bool:
-        """Not to be repeated when it has timed out: librdkafka 2.16 may then wait for ever."""
-        positions = [each for each in self.consumer.position(self.consumer.assignment()) if each.offset >= 0]
-        metadata = self.consumer.consumer_group_metadata()
-        try:
-            self.producer.send_offsets_to_transaction(positions, metadata, CALL_TIMEOUT_S)
-        except KafkaException as failure:
-            if not failure.args[0].retriable():
-                raise
-            write("error", fatal=False, text=str(failure))
-            return False
-        return True
 
     def send(self, records: Sequence[Message]) -> None:
         self.acks = acks = []
@@ -191,7 +186,7 @@ def read(options: dict[str, str]) -> None:
             "group.id": "complete-read",
             "isolation.level": options["isolation"],
             "enable.partition.eof": True,
-            **BACKOFF,
+            **COMMON,
         }
     )
     places = [TopicPartition(options["topic"], partition, 0) for partition in range(int(options["partitions"]))]
