@@ -102,7 +102,7 @@ class World:
 
     def committed(self, start: int, end: int) -> list[int]:
         """Offsets that a read_committed reader sees in [start, end)."""
-        visible = []
+        visible: list[int] = []
         for position, each in enumerate(self.events):
             if each.committed is None and (not each.transactional or self._outcome(position)):
                 visible += range(max(each.start, start), min(each.end, end))
