@@ -2,8 +2,11 @@
 
 The loop queues records and hands the whole queue to the **writing thread** whenever no flush is in flight; the first
 append of a loop turn schedules that for the end of the turn, so that all appends of one turn share a sync. The writing
-thread builds frames, writes and syncs them with one system call each, and reports back. The **keeping thread** prepares
-segments ahead, persists the trim position and recycles what was trimmed.
+thread builds frames, writes and syncs them with one system call each, and reports back; on a disk that is fast the loop
+does the same itself (see `wal.file.placement`). The **keeping thread** prepares segments ahead, persists the trim
+position and recycles what was trimmed.
+
+The segment writer belongs to the writing thread while a flush is in flight, and to the loop while none is.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from threading import Thread
+from time import perf_counter
 from typing import TypeVarTuple, Unpack
 
 from wal.api import Buffer, WalError, WalFailed, WalFull, WalUnreachable
@@ -21,6 +25,7 @@ from wal.file.checkpoint import CheckpointFile
 from wal.file.files import NO_SPACE, Files, OsFiles
 from wal.file.format import FRAME_HEADER_SIZE, RECORD_OVERHEAD, SEGMENT_HEADER_SIZE, State
 from wal.file.opening import FileWalSettings, open_directory
+from wal.file.placement import Placement
 from wal.file.segments import FRAME_SIZE_MAX, Segment, SegmentPool, SegmentWriter
 
 _RETRY_INTERVAL_S = 1.0
@@ -106,6 +111,7 @@ class FileWal:
         self._room = 0
         self._in_flight = False
         self._scheduled = False
+        self._placement = Placement()
         self._starved: str | None = None
         self._failure: WalFailed | None = None
         self._closing: asyncio.Future[None] | None = None
@@ -195,13 +201,36 @@ class FileWal:
         # A frame that does not fit goes into the next segment, so that the tails of segments cannot be counted on.
         return needed <= max(self._room, self._pool.ready.qsize() * (self._segment_size // 2))
 
-    def _start_flush(self) -> None:
+    def _start_flush(self, behind_another: bool = False) -> None:
         self._scheduled = False
-        if self._records and not self._in_flight and self._failure is None:
-            self._in_flight = True
-            job = self._records, self._sizes
-            self._records, self._sizes = [], []
-            self._write_jobs.put(job)
+        if not self._records or self._in_flight or self._failure is not None:
+            return
+        records, sizes = self._records, self._sizes
+        self._records, self._sizes = [], []
+        size = self._end - self._durable
+        self._in_flight = True
+        if not (self._writer.has_room(size) and self._placement.on_loop(size)):
+            self._write_jobs.put((records, sizes))
+        elif behind_another:
+            # The listener is still to be told of that one.
+            self._loop.call_soon(self._write_here, records, sizes, size)
+        else:
+            self._write_here(records, sizes, size)
+
+    def _write_here(self, records: list[Sequence[Buffer]], sizes: list[int], size: int) -> None:
+        """As the writing thread does, which waits for a job meanwhile."""
+        if self._failure is not None:
+            return
+        writer = self._writer
+        began = perf_counter()
+        try:
+            for _ in writer.write(records, sizes):
+                pass
+        except Exception as error:
+            self._fail(self._write_failure(error))
+            return
+        self._placement.took(size, perf_counter() - began)
+        self._flushed(writer.position, writer.room, True)
 
     def _flushed(self, position: int, room: int, last: bool) -> None:
         if self._failure is not None:
@@ -211,7 +240,7 @@ class FileWal:
         if last:
             self._in_flight = False
             if self._records:
-                self._start_flush()
+                self._start_flush(behind_another=True)
         waiters = self._waiters
         while waiters and waiters[0][0] <= position:
             waiter = waiters.popleft()[1]
@@ -249,9 +278,12 @@ class FileWal:
                 return
             except Exception as error:
                 # Also what is not an OSError: without this thread nothing more can become durable.
-                self._report(self._fail, WalFailed(f"writing the log in {self._files.path} failed: {error!r}"))
+                self._report(self._fail, self._write_failure(error))
                 return
             del job, records, sizes
+
+    def _write_failure(self, error: Exception) -> WalFailed:
+        return WalFailed(f"writing the log in {self._files.path} failed: {error!r}")
 
     def _take_segment(self) -> Segment:
         if self._pool.ready.empty():

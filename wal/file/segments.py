@@ -192,6 +192,10 @@ class SegmentWriter:
         """Bytes left in the segment that is being written."""
         return self._segment_size - self._offset
 
+    def has_room(self, size: int) -> bool:
+        """Whether records that take `size` log bytes are one frame, in the segment that is being written."""
+        return size <= self._frame_size_max and FRAME_HEADER_SIZE + size <= self._segment_size - self._offset
+
     def write(self, records: list[Sequence[Buffer]], sizes: list[int]) -> Iterator[int]:
         """Write and sync one frame after the other, yielding the durable position after each. Raises OSError."""
         total = sum(sizes) + RECORD_OVERHEAD * len(sizes)
