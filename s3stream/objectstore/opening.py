@@ -16,6 +16,7 @@ from s3stream.objectstore.api import ObjectStore, StoreAddressInvalid, StoreErro
 from s3stream.objectstore.file import FileStore
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.objectstore.retrying import RetryingStore
+from s3stream.objectstore.s3_credentials import find_credentials
 
 _OPTIONS = {
     "s3": {"endpoint", "region", "path_style", "anonymous"},
@@ -97,14 +98,12 @@ def _build_s3(bucket: str, options: dict[str, str], common: dict[str, Any]) -> A
     if _flag(options, "anonymous", False):
         config |= {"skip_signature": True, "region": options.get("region", "us-east-1")}
         return S3Store(bucket, **common)
-    import boto3
-    from obstore.auth.boto3 import Boto3CredentialProvider
-
-    session = boto3.session.Session(region_name=options.get("region"))
-    if session.get_credentials() is None:
+    found = find_credentials(options.get("region"))
+    if found is None:
         raise StoreRefused(f"no AWS credentials found for s3://{bucket} (environment, profile or role)")
-    config["region"] = session.region_name or "us-east-1"
-    return S3Store(bucket, credential_provider=Boto3CredentialProvider(session), **common)
+    config["region"] = found.region or "us-east-1"
+    common["credential_provider"] = found.provider
+    return S3Store(bucket, **common)
 
 
 def _endpoint_is_set() -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import struct
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
+from broker.cli import commands
 from broker.cli.groups import parse_assignment
 from broker.cli.output import show
+from broker.cli.serving import OPTIONS, plain_options
 
 
 def tailrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -28,6 +32,7 @@ def tailrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     ("arguments", "exit_code", "words"),
     [
         (["serve", "--listen", "nowhere"], 2, "--listen: 'nowhere' is not HOST:PORT"),
+        (["serve", "--listen=nowhere"], 2, "--listen: 'nowhere' is not HOST:PORT"),
         (["serve", "--config", "/nonexistent.toml"], 2, "cannot read the config file"),
         (["topics", "list", "--bootstrap", "127.0.0.1:1"], 1, "no broker reachable at 127.0.0.1:1"),
         (["groups", "describe", "g", "--bootstrap", "x"], 2, "is not HOST:PORT"),
@@ -48,6 +53,35 @@ def test_a_mistake_is_one_line_and_an_exit_code(arguments: list[str], exit_code:
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_the_plain_way_to_serve_knows_every_option() -> None:
+    assert set(OPTIONS) == set(inspect.signature(commands.serve).parameters)
+    given = [text for name in OPTIONS for text in (f"--{name.replace('_', '-')}", name)]
+    assert plain_options(["serve", *given]) == {name: name for name in OPTIONS}
+    assert plain_options(["serve"]) == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["topics", "list"], ["serve", "--help"], ["serve", "x"], ["serve", "--wal"], ["serve", "--wa", "x"]],
+)
+def test_anything_else_goes_through_the_parser(arguments: list[str]) -> None:
+    assert plain_options(arguments) is None
+
+
+def test_a_broker_loads_nothing_that_only_other_commands_need() -> None:
+    program = (
+        "import sys; from broker.cli import main; sys.argv = ['tailrace', 'serve', '--metadata', 'mysql://x/y',"
+        "'--data-dir', sys.argv[1], '--listen', '127.0.0.1:0']\n"
+        "try: main()\n"
+        "finally: print(*(n for n in ('typer', 'pydantic', 'rich', 'boto3', 'obstore') if sys.modules.get(n)))"
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        done = subprocess.run([sys.executable, "-c", program, directory], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "mysql" in done.stderr
+    assert done.stdout.strip() == ""
 
 
 def test_version_prints_the_installed_version() -> None:

@@ -1,0 +1,113 @@
+"""The commands and their help, by typer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from broker.cli import groups, serving, topics
+from broker.cli.errors import CommandError
+
+app = typer.Typer(
+    name="tailrace",
+    help="A Kafka-compatible broker with shared storage.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(topics.app)
+app.add_typer(groups.app)
+
+
+def _option(metavar: str, text: str) -> typer.models.OptionInfo:
+    """Values are parsed by `broker.settings`, which words the errors for flags, environment and file alike."""
+    option: typer.models.OptionInfo = typer.Option(metavar=metavar, help=text, show_default=False)
+    return option
+
+
+@app.command()
+def serve(
+    config: Annotated[str | None, _option("FILE", "TOML file with settings.")] = None,
+    node_id: Annotated[str | None, _option("N", "Id of this broker in its cluster. Default: 1.")] = None,
+    listen: Annotated[
+        str | None, _option("HOST:PORT", "Address to listen on; port 0 picks one. Default: 127.0.0.1:9092.")
+    ] = None,
+    advertised: Annotated[
+        str | None, _option("HOST:PORT", "Address that clients are told. Default: the one listened on.")
+    ] = None,
+    data_dir: Annotated[str | None, _option("DIR", "Directory of this broker. Default: ./data.")] = None,
+    objects: Annotated[
+        str | None, _option("URL", "Object store: file://, s3://, gs://, az://, memory://. Default: in the data dir.")
+    ] = None,
+    metadata: Annotated[
+        str | None, _option("URL", "Database: sqlite:///FILE, postgresql://... Default: SQLite in the data dir.")
+    ] = None,
+    wal: Annotated[str | None, _option("URL", "Write-ahead log: file://DIR. Default: in the data dir.")] = None,
+    log_level: Annotated[str | None, _option("L", "debug, info, warning or error. Default: info.")] = None,
+) -> None:
+    """Run a broker until SIGTERM or SIGINT. The settings come from TAILRACE_... variables and the file, too."""
+    serving.serve(
+        {
+            "config": config,
+            "node_id": node_id,
+            "listen": listen,
+            "advertised": advertised,
+            "data_dir": data_dir,
+            "objects": objects,
+            "metadata": metadata,
+            "wal": wal,
+            "log_level": log_level,
+        }
+    )
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed_version
+
+    print(f"tailrace {installed_version('tailrace')}")
+
+
+def run() -> int:
+    """Run the command of this process's arguments; returns its exit code."""
+    try:
+        code = app(prog_name="tailrace", standalone_mode=False)
+    except CommandError as error:
+        return _failed(str(error), error.exit_code)
+    except typer.Abort:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        usage = _usage_problem(error)
+        if usage is None:
+            raise
+        return _failed(usage, 2)
+    return code if isinstance(code, int) else 0
+
+
+def _failed(line: str, exit_code: int) -> int:
+    print(f"tailrace: {line}", file=sys.stderr)
+    return exit_code
+
+
+def _usage_problem(error: Exception) -> str | None:
+    """What typer says of a wrong call, in one line. Its exceptions are not public: they are known by what they have.
+
+    None: `error` is something else.
+    """
+    if not hasattr(error, "format_message"):
+        return None
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "tailrace"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        message = "a command is missing"
+    else:
+        message = " ".join(error.format_message().split()).rstrip(".")
+    return f"{message} (see {path} --help)"
