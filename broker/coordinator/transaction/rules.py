@@ -12,7 +12,7 @@ from broker.coordinator.errors import CoordinatorError
 from broker.coordinator.transaction import transitions
 from broker.coordinator.transaction.records import NO_PRODUCER_EPOCH, TransactionValue
 from broker.coordinator.transaction.states import PREPARED, TransactionState
-from broker.coordinator.transaction.transitions import EPOCH_EXHAUSTED, is_exhausted
+from broker.coordinator.transaction.transitions import BUMPS_EPOCH_SINCE, EPOCH_EXHAUSTED, is_exhausted
 from protocol.errors import ErrorCode
 
 _COMPLETE = {True: TransactionState.COMPLETE_COMMIT, False: TransactionState.COMPLETE_ABORT}
@@ -46,7 +46,8 @@ def repeats_bumping(value: TransactionValue, producer_id: int, epoch: int, commi
             raise CoordinatorError(ErrorCode.INVALID_PRODUCER_ID_MAPPING)
         repeats = True
     else:
-        repeats = value.producer_epoch == epoch + 1
+        # after an old client's ending the epoch before is another producer's; Kafka does not tell them apart
+        repeats = value.producer_epoch == epoch + 1 and value.client_version >= BUMPS_EPOCH_SINCE
         if not repeats and value.producer_epoch != epoch:
             raise CoordinatorError(ErrorCode.PRODUCER_FENCED)
     if repeats:

@@ -212,6 +212,17 @@ def test_clients_of_both_kinds_may_follow_each_other() -> None:
     assert coordinator.end(after, False, BUMPING) == (NONE, bumped(after))
 
 
+def test_a_fenced_new_client_is_not_told_that_another_s_commit_was_its_own() -> None:
+    """Kafka does, if the other is an old client: its ending leaves the epoch one above that of the fenced."""
+    coordinator = TransactionCoordinator()
+    fenced = coordinator.init()
+    other = coordinator.init()
+    coordinator.add(other, version=PLAIN)
+    assert coordinator.end(other, True, PLAIN)[0] == NONE
+    coordinator.write_markers()
+    assert coordinator.end(fenced, True, BUMPING)[0] == FENCED
+
+
 # -- the last epoch ----------------------------------------------------------------------------------------------------
 def at_last_epoch() -> tuple[TransactionCoordinator, Producer]:
     coordinator = TransactionCoordinator()
