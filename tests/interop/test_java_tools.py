@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from broker.coordinator.partitioning import partition_for
+
 from .admin import create_topic, produce
 from .clients import CLIENTS, kafka_classpath, need, record
 
@@ -31,14 +33,6 @@ def run(tool: str, *arguments: object, stdin: str = "", timeout: float = 90) -> 
         f"{tool} {arguments}: exit {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     )
     return done.stdout
-
-
-def java_hash(text: str) -> int:
-    """Java's String.hashCode without its sign bit, by which Kafka finds a group's partition."""
-    found = 0
-    for character in text:
-        found = 31 * found + ord(character) & 0xFFFFFFFF
-    return found & 0x7FFFFFFF
 
 
 def test_console_producer_and_consumer(bootstrap: str, topic: str) -> None:
@@ -127,7 +121,7 @@ def test_console_consumer_formats_the_offsets_topic(bootstrap: str, topic: str) 
     CLIENTS[0].consume(bootstrap, topic, group, 25)
 
     reader = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused"})
-    place = TopicPartition("__consumer_offsets", java_hash(group) % 50)
+    place = TopicPartition("__consumer_offsets", partition_for(group, 50))
     first, end = reader.get_watermark_offsets(place, timeout=30)
     reader.close()
 
