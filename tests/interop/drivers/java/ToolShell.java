@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.BufferedReader;
 import java.io.ByteArrayOutputStream;
 import java.io.InputStreamReader;
+import java.io.OutputStream;
 import java.io.PrintStream;
 import java.lang.reflect.InvocationTargetException;
 import java.nio.charset.StandardCharsets;
@@ -21,17 +22,26 @@ public class ToolShell {
         }
     }
 
+    /** What a real process would have ended with: some tools catch all that is thrown and exit once more. */
+    static Exited first;
+    static ByteArrayOutputStream said;
+    static ByteArrayOutputStream complained;
+
     static void exit(int code, String message) {
-        if (message != null) System.err.println(message);
-        throw new Exited(code);
+        if (first == null) {
+            first = new Exited(code);
+            System.setOut(new PrintStream(OutputStream.nullOutputStream()));
+            System.setErr(new PrintStream(OutputStream.nullOutputStream()));
+        }
+        throw first;
     }
 
     static int run(String tool, String[] arguments) throws Exception {
         try {
             Class.forName(tool).getMethod("main", String[].class).invoke(null, (Object) arguments);
-            return 0;
+            return first == null ? 0 : first.code;
         } catch (InvocationTargetException thrown) {
-            if (thrown.getCause() instanceof Exited exited) return exited.code;
+            if (first != null) return first.code;
             System.err.println(thrown.getCause());
             return 1;
         }
@@ -46,12 +56,12 @@ public class ToolShell {
         for (String line = in.readLine(); line != null; line = in.readLine()) {
             JsonNode wanted = JSON.readTree(line);
             String[] arguments = JSON.convertValue(wanted.get("arguments"), String[].class);
-            var said = new ByteArrayOutputStream();
-            var complained = new ByteArrayOutputStream();
+            first = null;
+            said = new ByteArrayOutputStream();
+            complained = new ByteArrayOutputStream();
             System.setOut(new PrintStream(said, true));
             System.setErr(new PrintStream(complained, true));
             int code = run(wanted.get("tool").asText(), arguments);
-            System.out.flush();
             out.println(JSON.createObjectNode().put("code", code)
                 .put("out", said.toString(StandardCharsets.UTF_8)).put("err", complained.toString(StandardCharsets.UTF_8)));
         }
