@@ -74,6 +74,7 @@ class Drill:
         self.feeder = Feeder(address, INPUT, PARTITIONS, plan.rate_per_s, plan.seed)
         self.readers = [LiveReader(address, INPUT, OUTPUT, PARTITIONS, isolation) for isolation in Isolation]
         self.faults: Counter[str] = Counter()
+        self._deck: list[str] = []
 
     def _options(self, address: str) -> dict[str, object]:
         return {
@@ -117,10 +118,10 @@ class Drill:
         while time.monotonic() < ends_at if self.plan.minutes else self.faults.total() < self.plan.kills:
             self._wait_for_commits(self.chance.randrange(1, 40))
             worker = self.chance.choice(self.workers)
-            kinds = ["instance"] * 4 + ["twin", "pause"] + ["broker", "both"] * 2 * self.plan.broker_too
-            kind = self.chance.choice(kinds)
+            kind = self._next_fault()
+            if self.chance.random() < 0.5:
+                self._wait_for_a_commit(worker)
             self.faults[kind] += 1
-            print(f"{time.time():.3f} {kind}", flush=True)
             if kind in ("instance", "both"):
                 worker.kill()
             if kind in ("broker", "both"):
@@ -134,6 +135,16 @@ class Drill:
                 time.sleep(self.chance.uniform(0.1, SESSION_TIMEOUT_MS * 2 / 1000))
                 resume()
 
+    def _next_fault(self) -> str:
+        """Each kind in its turn, the frequent ones first, so that a short drill has them too."""
+        if not self._deck:
+            rare = ["instance", "both", "twin", "pause"] if self.plan.broker_too else ["twin", "pause"]
+            often = ["instance", "broker", "both"] if self.plan.broker_too else ["instance", "instance"]
+            self.chance.shuffle(rare)
+            self.chance.shuffle(often)
+            self._deck = rare + often
+        return self._deck.pop()
+
     def _wait_for_commits(self, more: int) -> None:
         """As many, by all workers together."""
         target = self._committed() + more
@@ -143,6 +154,12 @@ class Drill:
             PROGRESS_TIMEOUT_S,
             self._tend,
         )
+
+    def _wait_for_a_commit(self, worker: Worker) -> None:
+        """Until one is under way, if it happens soon: where an answer may be lost is where drills find most."""
+        deadline = time.monotonic() + 1
+        while not worker.is_committing() and time.monotonic() < deadline:
+            time.sleep(0.0005)
 
     def _committed(self) -> int:
         return sum(worker.committed() for worker in self.workers)

@@ -121,6 +121,11 @@ class Worker:
         if not self._alive:
             self.start()
 
+    def is_committing(self) -> bool:
+        """The newest incarnation has announced a commit, and not what came of it."""
+        events = self.incarnations[-1].events
+        return bool(events) and events[-1]["e"] == "commit"
+
     def kill(self) -> None:
         for process in self._alive:
             process.signal(signal.SIGKILL)
