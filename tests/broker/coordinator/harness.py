@@ -9,13 +9,16 @@ from typing import Any
 
 from broker.coordinator.group.answers import JoinContext, join_error
 from broker.coordinator.group.config import GroupConfig
+from broker.coordinator.group.consumer.heartbeat import HeartbeatContext
 from broker.coordinator.group.consumer.topics import MemoryTopics
 from broker.coordinator.group.machine import GroupMachine
 from broker.coordinator.group.offsets import TopicOffsets
+from broker.coordinator.log import Marker
 from broker.coordinator.memory_log import MemoryLog
 from broker.coordinator.reply import Reply
 from broker.coordinator.shard import Shard
 from protocol.errors import ErrorCode
+from protocol.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse
 from protocol.messages.delete_groups import DeletableGroupResult
 from protocol.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
 from protocol.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
@@ -32,6 +35,11 @@ from protocol.messages.offset_delete import (
     OffsetDeleteResponse,
 )
 from protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse
+from protocol.messages.txn_offset_commit import (
+    TxnOffsetCommitRequest,
+    TxnOffsetCommitRequestPartition,
+    TxnOffsetCommitRequestTopic,
+)
 from protocol.types import ZERO_UUID
 
 START_MS = 1_700_000_000_000
@@ -95,7 +103,7 @@ def drive(work: Coroutine[Any, Any, None]) -> None:
 class Coordinator:
     """One shard. Each call is answered as soon as the log is durable, which `auto_sync` makes at once."""
 
-    def __init__(self, log: MemoryLog | None = None, *, load: bool = True, seed: str = "", **config: int) -> None:
+    def __init__(self, log: MemoryLog | None = None, *, load: bool = True, seed: str = "", **config: Any) -> None:
         self.scheduler = VirtualScheduler()
         self.log = log if log is not None else MemoryLog(auto_sync=True)
         self.config = GroupConfig(**config)
@@ -211,6 +219,17 @@ class Coordinator:
             lambda machine, out, reply: machine.heartbeat(out, reply, request),
         )
 
+    def consumer_heartbeat(self, group_id: str, member_id: str, epoch: int, **fields: Any) -> Reply:
+        """`fields` are the request's."""
+        self._ids += 1
+        request = ConsumerGroupHeartbeatRequest(group_id=group_id, member_id=member_id, member_epoch=epoch, **fields)
+        context = HeartbeatContext("client", "/127.0.0.1", f"{self._seed}{self._ids}")
+        return self.call(
+            group_id,
+            lambda code: ConsumerGroupHeartbeatResponse(error_code=code),
+            lambda machine, out, reply: machine.consumers.heartbeat(out, reply, request, context),
+        )
+
     def leave(self, group_id: str, *members: tuple[str, str | None]) -> Reply:
         identities = [MemberIdentity(member_id=member_id, group_instance_id=each) for member_id, each in members]
         return self.call(
@@ -260,6 +279,53 @@ class Coordinator:
             lambda code: OffsetCommitResponse(topics=[]) if code is ErrorCode.NONE else code,
             lambda machine, out, reply: machine.offsets.commit(out, reply, request, version),
         )
+
+    def commit_in_transaction(
+        self,
+        group_id: str,
+        offsets: dict[tuple[str, int], int],
+        *,
+        producer_id: int = 1,
+        epoch: int = 0,
+        member_id: str = "",
+        generation: int = -1,
+        instance_id: str | None = None,
+        metadata: str | None = "",
+        topic_id: bytes = ZERO_UUID,
+    ) -> Reply:
+        request = TxnOffsetCommitRequest(
+            transactional_id=f"tx{producer_id}",
+            group_id=group_id,
+            producer_id=producer_id,
+            producer_epoch=epoch,
+            member_id=member_id,
+            generation_id=generation,
+            group_instance_id=instance_id,
+            topics=[
+                TxnOffsetCommitRequestTopic(
+                    name=topic,
+                    partitions=[
+                        TxnOffsetCommitRequestPartition(
+                            partition_index=partition, committed_offset=offset, committed_metadata=metadata
+                        )
+                    ],
+                )
+                for (topic, partition), offset in offsets.items()
+            ],
+        )
+        topic_ids = {topic: topic_id for topic, _ in offsets}
+        return self.call(
+            group_id,
+            lambda code: code,
+            lambda machine, out, reply: machine.transactional.commit(out, reply, request, topic_ids, None),
+        )
+
+    def end_transaction(self, commit: bool, *, producer_id: int = 1, epoch: int = 0) -> Reply:
+        """The marker of the transaction coordinator."""
+        reply = Reply(lambda code: code)
+        self.shard.end_transaction(reply, Marker(producer_id, epoch, 0, commit, 1))
+        self.scheduler.turn()
+        return reply
 
     def fetch(
         self, group_id: str, *partitions: tuple[str, int], stable: bool = False, topic_id: bytes = ZERO_UUID

@@ -59,6 +59,10 @@ class MixedMembership(ConsumerMembership):
             return
         elif member_id in group.members:
             former_id = member_id
+        if former_id is None and subscription.owned:
+            # it was fenced: as a new member it must not go on with what others may own by now
+            out.answer(reply, join_error(ErrorCode.UNKNOWN_MEMBER_ID, member_id))
+            return
         if former_id is None and len(group.members) >= self._config.size_max:
             out.answer(reply, join_error(ErrorCode.GROUP_MAX_SIZE_REACHED, ""))
             return
@@ -97,7 +101,7 @@ class MixedMembership(ConsumerMembership):
         asked_anew = former is None or (former.topics, former.regex) != (metadata.topics, "")
         self._follow(change, live, frozenset(metadata.topics) != former_topics)
         self._assign(change)
-        self._reconcile(change, member_id, self._owned(subscription), asked_anew)
+        self._reconcile(change, member_id, self._owned(subscription), asked_anew, joining=True)
         group = change.group
         self._schedule_session(group, member_id)
         if group.current_of(member_id).state is not MemberState.UNREVOKED_PARTITIONS:

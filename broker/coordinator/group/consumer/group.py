@@ -38,6 +38,7 @@ from broker.coordinator.group.consumer.values import (
     CurrentAssignment,
     MemberMetadata,
     MemberState,
+    Report,
     ResolvedRegex,
 )
 from broker.coordinator.group.group import Group, GroupState, GroupType, PartitionCheck
@@ -77,6 +78,7 @@ class ConsumerGroup(Group):
         "owners",
         "persisted",
         "regexes",
+        "reported",
         "static_members",
         "target",
     )
@@ -99,6 +101,8 @@ class ConsumerGroup(Group):
         """Whether the log has a record of the group's epoch, and of the target's."""
         self.checked_generation = -1
         """The generation of the topics that `metadata_hash` and `regexes` were last compared with. Not persisted."""
+        self.reported: dict[str, Report] = {}
+        """What each member said last. Not persisted."""
         self._subscriptions: Subscriptions | None = None
 
     def copy(self) -> ConsumerGroup:
@@ -270,6 +274,7 @@ class ConsumerGroup(Group):
             del self.static_members[instance_id]
         if metadata is None:
             self.members.pop(member_id, None)
+            self.reported.pop(member_id, None)
             return
         self.members[member_id] = metadata
         if metadata.instance_id is not None:

@@ -1,7 +1,13 @@
 """ConsumerGroupHeartbeat: the one request of members of the new protocol. KIP-848, KIP-1082.
 
 A request says what has changed at the member, a response what has changed for it. Behaviour and messages are Kafka
-4.3.1's, but that regular expressions are resolved at once, where Kafka does it later in the background.
+4.3.1's, but that
+
+* regular expressions are resolved at once, where Kafka does it later in the background;
+* a member that does not join is not taken to have given up what it was not asked to give up (see `reconciliation`):
+  Kafka lets others have it while the member may be about to take it;
+* a member that was fenced from a group that has turned classic since is told UNKNOWN_MEMBER_ID, so that it joins again;
+  the GROUP_ID_NOT_FOUND of Kafka would end it.
 """
 
 from __future__ import annotations
@@ -21,7 +27,10 @@ from broker.coordinator.group.consumer.values import (
     LEAVE_EPOCH,
     STATIC_LEAVE_EPOCH,
     Assignment,
+    CurrentAssignment,
     MemberMetadata,
+    MemberState,
+    Report,
     assignment_of,
     owns_only,
 )
@@ -71,6 +80,9 @@ class ConsumerMembership(Progress):
         if isinstance(live, ConsumerGroup):
             group = live
         elif not joining:
+            if isinstance(live, ClassicGroup) and live.uses_consumer_protocol and live.members:
+                # it was fenced, and the group has turned classic since: it may join, which turns it back
+                raise _no_member(live, member_id)
             raise _not_found(group_id, live, "Consumer group")
         else:
             group = ConsumerGroup(group_id)
@@ -105,7 +117,13 @@ class ConsumerMembership(Progress):
         subscription_changed = asked_anew and self._topics_asked(change, metadata) != former_topics
         self._follow(change, live if isinstance(live, ConsumerGroup) else None, subscription_changed)
         self._assign(change)
-        told_anew = self._reconcile(change, member_id, owned, asked_anew)
+        current = change.group.current_of(member_id)
+        # one that is behind has missed where it is: it hears that before it gets any further
+        tell = joining or _is_full(request) or request.member_epoch < current.epoch
+        if joining or request.member_epoch == current.epoch:
+            if not joining and isinstance(live, ConsumerGroup):
+                owned = _believed(live, request, current, owned)
+            tell |= self._reconcile(change, member_id, owned, asked_anew, joining=joining)
         group = change.group
         self._schedule_session(group, member_id)
         current = group.current_of(member_id)
@@ -114,7 +132,7 @@ class ConsumerMembership(Progress):
             member_epoch=current.epoch,
             heartbeat_interval_ms=self._config.heartbeat_interval_ms(group_id),
         )
-        if joining or told_anew or _is_full(request):
+        if tell:
             response.assignment = AssignmentMessage(
                 topic_partitions=[
                     TopicPartitions(topic_id=topic_id, partitions=sorted(partitions))
@@ -238,6 +256,25 @@ def _owned(request: ConsumerGroupHeartbeatRequest) -> Assignment | None:
     return assignment_of((each.topic_id, each.partitions) for each in request.topic_partitions)
 
 
+def _believed(
+    group: ConsumerGroup, request: ConsumerGroupHeartbeatRequest, current: CurrentAssignment, owned: Assignment | None
+) -> Assignment | None:
+    """What the member owns for sure, by what it says now or said last; None: not known.
+
+    Clients do not repeat what has not changed, but after they missed a response they say everything. So what is said
+    in full may be said without having heard what to give up: it counts only when it is said again.
+    """
+    member_id = request.member_id
+    said = group.reported.get(member_id)
+    if owned is None:
+        return None if said is None else said.owned
+    asked_to_revoke = current.state is MemberState.UNREVOKED_PARTITIONS
+    group.reported[member_id] = Report(owned, asked_to_revoke)
+    if _is_full(request) and said != (owned, True):
+        return None
+    return owned
+
+
 def _is_full(request: ConsumerGroupHeartbeatRequest) -> bool:
     """A member that tells everything wants to be told everything: it has missed a response."""
     return (
@@ -277,7 +314,7 @@ def _check_instance(group: ConsumerGroup, member_id: str, instance_id: str) -> N
         )
 
 
-def _no_member(group: ConsumerGroup, member_id: str) -> CoordinatorError:
+def _no_member(group: Group, member_id: str) -> CoordinatorError:
     return CoordinatorError(
         ErrorCode.UNKNOWN_MEMBER_ID, f"Member {member_id} is not a member of group {group.group_id}."
     )

@@ -126,7 +126,15 @@ class Progress:
         return subscribers, counts
 
     # -- one member ----------------------------------------------------------------------------------------------------
-    def _reconcile(self, change: Change, member_id: str, owned: Assignment | None, subscription_changed: bool) -> bool:
+    def _reconcile(
+        self,
+        change: Change,
+        member_id: str,
+        owned: Assignment | None,
+        subscription_changed: bool,
+        *,
+        joining: bool = False,
+    ) -> bool:
         """The member's next step; whether it changes what the member is told to have."""
         group = change.group
         current = group.current_of(member_id)
@@ -135,7 +143,13 @@ class Progress:
             names = group.topics_of(group.members[member_id])
             subscribed = {topic.topic_id for name in names if (topic := self._topics.topic(name)) is not None}
         following = reconcile(
-            current, group.assignment_epoch, group.target_of(member_id), group.is_free, owned, subscribed
+            current,
+            group.assignment_epoch,
+            group.target_of(member_id),
+            group.is_free,
+            owned,
+            subscribed,
+            joining=joining,
         )
         if following is current:
             return False

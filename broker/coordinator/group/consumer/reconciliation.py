@@ -33,11 +33,15 @@ def reconcile(
     is_free: IsFree,
     owned: Assignment | None,
     subscribed: Collection[bytes] | None,
+    *,
+    joining: bool = False,
 ) -> CurrentAssignment:
     """The member's next step; the very same object if there is none.
 
-    `owned` is what the member says that it owns; None: it does not say. `subscribed` are the ids of the topics it is
-    subscribed to, if that has just changed (the target may not know yet): nothing of others is given or left to it.
+    `owned` is what the member says that it owns; None: it does not say. Only one that joins is taken at its word at
+    once: any other may be about to take what it was told before, and has to hear first that it should not.
+    `subscribed` are the ids of the topics it is subscribed to, if that has just changed (the target may not know
+    yet): nothing of others is given or left to it.
     """
     if subscribed is not None:
         target = {topic_id: partitions for topic_id, partitions in target.items() if topic_id in subscribed}
@@ -46,7 +50,7 @@ def reconcile(
             return current
     elif current.state is MemberState.UNREVOKED_PARTITIONS and (owned is None or overlap(owned, current.revoking)):
         return current
-    return _advance(current, target_epoch, target, is_free, owned)
+    return _advance(current, target_epoch, target, is_free, owned if joining else None)
 
 
 def _advance(

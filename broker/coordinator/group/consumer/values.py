@@ -64,6 +64,13 @@ class CurrentAssignment(NamedTuple):
     revoking: Owned = NOTHING_OWNED
 
 
+class Report(NamedTuple):
+    """What a member said that it owned, and whether it had been asked to give up something before it said so."""
+
+    owned: Assignment
+    asked_to_revoke: bool
+
+
 class ResolvedRegex(NamedTuple):
     """Which topics a regular expression stands for. `version` is that of the metadata it was resolved on."""
 
