@@ -29,6 +29,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from bench.transaction_checker import check
 from bench.transaction_history import Copying, History, Isolation, Outcome, Place, Reading
+from tests.integration.kill_drill import SMALL_BLOCKS
 from tests.integration.load import committed
 from tests.interop.brokers import AGAINST, QUICK, Broker, a_broker
 
@@ -279,9 +280,12 @@ def main() -> None:
     parser.add_argument("--group-protocol", choices=("classic", "consumer"), default="classic")
     parser.add_argument("--system", choices=("tailrace", "kafka"), default="tailrace")
     parser.add_argument("--spare-broker", action="store_true", help="kill instances only")
+    parser.add_argument("--small-blocks", action="store_true", help="tailrace uploads all the time")
     parser.add_argument("--keep", action="store_true", help="keep the data also of a run that is sound")
     options = parser.parse_args()
     os.environ[AGAINST] = options.system
+    if options.small_blocks:
+        os.environ.update(SMALL_BLOCKS)
     settings = {"group.protocol": "consumer"} if options.group_protocol == "consumer" else {}
     for number in range(options.runs):
         seed = options.seed + number if options.seed is not None else random.randrange(1 << 32)

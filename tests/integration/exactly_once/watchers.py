@@ -113,6 +113,7 @@ class LiveReader(WatchedClient):
             {
                 "bootstrap.servers": address,
                 "group.id": "unused",
+                "enable.auto.commit": False,
                 "isolation.level": isolation.value,
                 "auto.offset.reset": "error",
                 **RECONNECT,
