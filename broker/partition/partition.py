@@ -147,16 +147,15 @@ class Partition(LogView):
         stream = self._log
         count = header.last_offset_delta + 1
         producer_id = header.producer_id
+        entry = None
         transactional = False
         if producer_id != NO_PRODUCER_ID:
-            if header.attributes & TRANSACTIONAL:
-                transactional = True
-                repeated = self._check_transactional(header, count, transactional_id, verification)
-            else:
-                repeated = self.producers.check(producer_id, header.producer_epoch, header.base_sequence, count)
-            if repeated is not None:
-                end_offset = repeated.base_offset + count
-                return Appended(repeated.base_offset, end_offset, repeated.timestamp)
+            transactional = header.attributes & TRANSACTIONAL != 0
+            entry = self.producers.expecting(producer_id, header.producer_epoch, header.base_sequence, transactional)
+            if entry is None or (transactional and transactional_id is None):
+                repeated = self._check_producer(header, count, transactional_id, verification)
+                if repeated is not None:
+                    return Appended(repeated.base_offset, repeated.base_offset + count, repeated.timestamp)
         base_offset = stream.next_offset
         if rules.log_append_time:
             timestamp = append_time = now_ms
@@ -170,12 +169,14 @@ class Partition(LogView):
         except StorageFull:
             self._expect(header, timestamp)
             raise
-        if producer_id != NO_PRODUCER_ID:
+        if entry is not None:
+            entry.add(header.base_sequence, count, base_offset, timestamp)
+        elif producer_id != NO_PRODUCER_ID:
             self.producers.record(
                 producer_id, header.producer_epoch, header.base_sequence, count, base_offset, timestamp, transactional
             )
-            if transactional and self._verifications:
-                self._verifications.end(producer_id)
+        if transactional and self._verifications:
+            self._verifications.end(producer_id)
         if self._unsnapshotted_size >= SNAPSHOT_INTERVAL_SIZE:
             self._save_at_interval(now_ms)
         return Appended(base_offset, base_offset + count, append_time)
@@ -185,9 +186,12 @@ class Partition(LogView):
         if header.producer_id != NO_PRODUCER_ID:
             self.producers.expect(header.producer_id, header.producer_epoch, header.base_sequence, timestamp)
 
-    def _check_transactional(
+    def _check_producer(
         self, header: BatchHeader, count: int, transactional_id: str | None, verification: VerificationGuard | None
     ) -> SequencedBatch | None:
+        """A batch that is not simply its producer's next one: the batch that it repeats, None to append it."""
+        if not header.is_transactional:
+            return self.producers.check(header.producer_id, header.producer_epoch, header.base_sequence, count)
         if transactional_id is None:
             raise BatchRefused(
                 ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactional records without a transactional id"
