@@ -98,6 +98,7 @@ class Simulation:
         ]
         self.sending: list[tuple[MarkerJob, int]] = []
         self.late: list[tuple[MarkerJob, int]] = []
+        self.stale: list[MarkerJob] = []
         self.told: dict[int, bool] = {}
         self.holders: dict[str, Client] = {}
         self.old_ends: list[tuple[Client, Producer, int, bool]] = []
@@ -116,6 +117,7 @@ class Simulation:
             self.durable: 60,
             self.marker: 60,
             self.late_marker: 4,
+            self.stale_job: 4,
             self.tick: 30,
             self.jump: 4,
             self.wall_jump: 1,
@@ -337,6 +339,11 @@ class Simulation:
             if job.producer_id in partition.epochs:
                 partition.mark(job, coordinator_epoch)
 
+    def stale_job(self) -> None:
+        """A job of a shard that is gone is said to be done: it is no longer what the coordinator waits for."""
+        if self.stale:
+            self.coordinator.finish(self.random.choice(self.stale))
+
     # -- the world --------------------------------------------------------------------------------------------------
     def when_done(self, reply: Reply, answered: Any) -> None:
         if reply.done:
@@ -377,6 +384,7 @@ class Simulation:
         """The next coordinator has the next epoch; markers of the former one may still arrive."""
         log.durable_offset = log.end_offset
         self.late += [each for each in self.sending if each[0].transaction_version == BUMPING]
+        self.stale += [job for job, _ in self.sending]
         self.sending.clear()
         self.coordinator_epoch += 1
         self.coordinator.restart(log)
@@ -391,6 +399,9 @@ class Simulation:
                 continue
             since = self.ongoing_since.setdefault(transactional_id, max(self.loaded_ms, self.now()))
             assert self.now() - since <= TIMEOUT_MS + CHECK_INTERVAL_MS, "a transaction outlives its time-out"
+        for job, _ in self.sending:
+            value = self.coordinator.shard.machine.transactions[job.transactional_id]
+            assert value.state in PREPARED, "a transaction is complete before all its markers are written"
         outcomes: dict[int, set[bool]] = defaultdict(set)
         for partition in self.partitions.values():
             for token, ends in partition.outcomes.items():
