@@ -98,6 +98,7 @@ class Worker:
         self._command = [*command, "copy"]
         self._options = dict(options)
         self._alive: list[Process] = []
+        self._abandoned = False
 
     def start(self) -> Process:
         """One more incarnation, also while another lives: the newer one fences it."""
@@ -118,17 +119,22 @@ class Worker:
             process.wait()
             assert code in (FENCED, -signal.SIGKILL), f"{self.name} ended with {code}: {process.last_words()}"
             self._alive.remove(process)
-        if not self._alive:
+        if not self._alive and not self._abandoned:
             self.start()
 
-    def is_committing(self) -> bool:
-        """The newest incarnation has announced a commit, and not what came of it."""
-        events = self.incarnations[-1].events
-        return bool(events) and events[-1]["e"] == "commit"
+    def stands_at(self, *events: str) -> bool:
+        """What the newest incarnation has announced last is one of these."""
+        told = self.incarnations[-1].events
+        return bool(told) and told[-1]["e"] in events
 
     def kill(self) -> None:
         for process in self._alive:
             process.signal(signal.SIGKILL)
+
+    def abandon(self) -> None:
+        """Killed for good: what it has begun must end without it."""
+        self.kill()
+        self._abandoned = True
 
     def pause(self) -> Callable[[], None]:
         """Returns what lets it go on. Nobody may signal it between."""
@@ -144,13 +150,12 @@ class Worker:
         return resume
 
     def stop(self) -> None:
-        """Let it finish. The newest one must be able to."""
+        """Let it finish what it has begun, or find out that it was fenced."""
         for process in self._alive:
             process.tell_to_stop()
         for process in self._alive:
             code = process.wait()
-            expected = (0,) if process is self.incarnations[-1] else (0, FENCED)
-            assert code in expected, f"{self.name} ended with {code}: {process.last_words()}"
+            assert code in (0, FENCED), f"{self.name} ended with {code}: {process.last_words()}"
         self._alive.clear()
 
     def committed(self) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedRWPair
 from itertools import groupby
 from typing import TypeVar
 
@@ -20,9 +23,10 @@ from protocol.messages.list_offsets import (
 )
 from protocol.messages.list_transactions import ListTransactionsRequest, ListTransactionsResponse
 from protocol.types import Message
-from tests.integration.raw_client import RawConnection, read_frame
 
 R = TypeVar("R", bound=Message)
+Connection = BufferedRWPair
+CALL_TIMEOUT_S = 30.0
 LATEST = -1
 OVER = {"Empty", "CompleteCommit", "CompleteAbort"}
 OFFSETS_TOPIC = "__consumer_offsets"
@@ -48,16 +52,13 @@ def is_stable(bootstrap: str, places: Iterable[Place]) -> bool:
 
 
 @contextmanager
-def _connection(bootstrap: str) -> Iterator[RawConnection]:
+def _connection(bootstrap: str) -> Iterator[Connection]:
     host, _, port = bootstrap.rpartition(":")
-    connection = RawConnection(host, int(port))
-    try:
-        yield connection
-    finally:
-        connection.close()
+    with socket.create_connection((host, int(port)), CALL_TIMEOUT_S) as plain, plain.makefile("rwb") as stream:
+        yield stream
 
 
-def what_hangs(connection: RawConnection, places: list[Place]) -> list[str]:
+def what_hangs(connection: Connection, places: list[Place]) -> list[str]:
     found = [f"transaction {told}" for told in _transactions(connection)]
     found += [f"producer {producer} in {place}" for place, producer in _open_producers(connection, places)]
     ends = _ends(connection, places, Isolation.UNCOMMITTED)
@@ -67,7 +68,7 @@ def what_hangs(connection: RawConnection, places: list[Place]) -> list[str]:
     return found
 
 
-def _transactions(connection: RawConnection) -> list[str]:
+def _transactions(connection: Connection) -> list[str]:
     response = _call(connection, ApiKey.LIST_TRANSACTIONS, 1, ListTransactionsRequest(), ListTransactionsResponse)
     assert response.error_code == 0, response.error_code
     return [
@@ -77,7 +78,7 @@ def _transactions(connection: RawConnection) -> list[str]:
     ]
 
 
-def _open_producers(connection: RawConnection, places: list[Place]) -> list[tuple[Place, int]]:
+def _open_producers(connection: Connection, places: list[Place]) -> list[tuple[Place, int]]:
     topics = [
         TopicRequest(name=topic, partition_indexes=[place.partition for place in group])
         for topic, group in groupby(places, lambda place: place.topic)
@@ -94,7 +95,7 @@ def _open_producers(connection: RawConnection, places: list[Place]) -> list[tupl
     return found
 
 
-def _ends(connection: RawConnection, places: list[Place], isolation: Isolation) -> dict[Place, int]:
+def _ends(connection: Connection, places: list[Place], isolation: Isolation) -> dict[Place, int]:
     topics = [
         ListOffsetsTopic(
             name=topic,
@@ -113,9 +114,10 @@ def _ends(connection: RawConnection, places: list[Place], isolation: Isolation) 
     return found
 
 
-def _call(connection: RawConnection, key: ApiKey, version: int, request: Message, answer: type[R]) -> R:
-    frame = encode_request(key, version, 1, "settled", request)
-    connection.send(frame)
-    _, response = decode_response(key, version, read_frame(connection.socket))
+def _call(connection: Connection, key: ApiKey, version: int, request: Message, answer: type[R]) -> R:
+    connection.write(encode_request(key, version, 1, "settled", request))
+    connection.flush()
+    size = struct.unpack(">i", connection.read(4))[0]
+    _, response = decode_response(key, version, connection.read(size))
     assert isinstance(response, answer)
     return response
