@@ -9,6 +9,7 @@ from typing import Any
 from protocol.api_keys import ApiKey
 from protocol.codec import decode_response, encode_request
 from protocol.messages.fetch import FetchPartition, FetchRequest, FetchResponse, FetchTopic
+from protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 
 FETCH_VERSION = 12
 """The last one with topic names."""
@@ -34,6 +35,27 @@ def half_request(size: int, sent: int) -> bytes:
     return struct.pack(">ihhi", size, ApiKey.FETCH, FETCH_VERSION, 1) + bytes(sent)
 
 
+def produce_frame(topic: str, records: bytes | memoryview) -> bytes:
+    """A frame with one batch for partition 0."""
+    data = TopicProduceData(name=topic, partition_data=[PartitionProduceData(index=0, records=records)])
+    return encode_request(ApiKey.PRODUCE, 9, 1, "test", ProduceRequest(acks=-1, timeout_ms=5000, topic_data=[data]))
+
+
+def read_frame(connection: socket.socket) -> bytes:
+    """The next response without its size. Raises ConnectionError if the broker closes instead."""
+    return _read(connection, struct.unpack(">i", _read(connection, 4))[0])
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = connection.recv(min(size - len(data), MIB))
+        if not piece:
+            raise ConnectionError("the broker closed the connection")
+        data += piece
+    return bytes(data)
+
+
 class RawConnection:
     """One socket. `receive_buffer` bounds what the kernel takes in for a client that does not read."""
 
@@ -48,22 +70,9 @@ class RawConnection:
         self.socket.sendall(frame)
 
     def receive_fetch(self) -> FetchResponse:
-        response: Any = decode_response(ApiKey.FETCH, FETCH_VERSION, self._receive_frame())[1]
+        response: Any = decode_response(ApiKey.FETCH, FETCH_VERSION, read_frame(self.socket))[1]
         assert isinstance(response, FetchResponse)
         return response
 
     def close(self) -> None:
         self.socket.close()
-
-    def _receive_frame(self) -> bytes:
-        size = struct.unpack(">i", self._receive(4))[0]
-        return self._receive(size)
-
-    def _receive(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            piece = self.socket.recv(min(size - len(data), MIB))
-            if not piece:
-                raise ConnectionError("the broker closed the connection")
-            data += piece
-        return bytes(data)

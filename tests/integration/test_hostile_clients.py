@@ -2,80 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.broker_process import BrokerProcess
 from protocol.api_keys import BROKER_APIS, ApiKey
 from protocol.codec import decode_response, encode_request
-from protocol.messages.api_versions import ApiVersionsRequest
+from protocol.errors import ErrorCode
 from protocol.messages.create_topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
+from protocol.messages.find_coordinator import FindCoordinatorRequest
+from protocol.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
 from protocol.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
-from protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from protocol.records import Codec
 from protocol.records.compression import compress
 from tests.broker.hostile.mutation import batch
 from tests.broker.hostile.test_batches import with_body
+
+from .beside import Beside
+from .raw_client import MIB, RawConnection, fetch_request, half_request, produce_frame, read_frame
 
 pytestmark = pytest.mark.integration
 
 STALL_S = 0.5
 """What a request beside them may take. The loop should be held for 0.1 s at most; the machine is shared."""
 RESIDENT_SIZE_MAX = 700_000_000
-
-
-class Beside:
-    """Produces and asks on connections of its own, and remembers the slowest answer."""
-
-    def __init__(self, broker: BrokerProcess) -> None:
-        self.slowest_s = 0.0
-        self.answers = 0
-        self._address = (broker.host, broker.port)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Beside:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        ping = encode_request(ApiKey.API_VERSIONS, 0, 1, "ping", ApiVersionsRequest())
-        produce = produce_frame("quiet", batch())
-        with socket.create_connection(self._address, timeout=30) as connection:
-            while not self._ended.wait(0.01):
-                for frame in (ping, produce):
-                    started = time.monotonic()
-                    connection.sendall(frame)
-                    read_frame(connection)
-                    self.slowest_s = max(self.slowest_s, time.monotonic() - started)
-                    self.answers += 1
-
-
-def produce_frame(topic: str, records: bytes | memoryview) -> bytes:
-    data = TopicProduceData(name=topic, partition_data=[PartitionProduceData(index=0, records=records)])
-    return encode_request(ApiKey.PRODUCE, 9, 1, "test", ProduceRequest(acks=-1, timeout_ms=5000, topic_data=[data]))
-
-
-def read_frame(connection: socket.socket) -> bytes:
-    data = b""
-    while len(data) < 4 or len(data) < 4 + struct.unpack(">i", data[:4])[0]:
-        piece = connection.recv(65_536)
-        if not piece:
-            raise ConnectionError
-        data += piece
-    return data[4:]
 
 
 def ask(broker: BrokerProcess, frame: bytes) -> bytes | None:
@@ -121,8 +82,9 @@ def test_hostile_clients_are_answered_or_closed_and_others_notice_nothing(broker
         for frame in refused_frames():
             assert ask(broker, frame) is None
 
-        for codec in (Codec.GZIP, Codec.LZ4, Codec.ZSTD):
-            zeros = bytes(200 << 20)
+        for codec in (Codec.GZIP, Codec.SNAPPY, Codec.LZ4, Codec.ZSTD):
+            # as much as the size of a batch allows
+            zeros = bytes((20 if codec == Codec.SNAPPY else 200) << 20)
             body = zlib.compress(zeros, 1, wbits=31) if codec == Codec.GZIP else compress(codec, zeros)
             for topic, count in (("compacted", 10), ("compacted", 2_000_000), ("plain", 2_000_000), ("plain", 10)):
                 assert ask(broker, produce_frame(topic, with_body(body, codec, count))) is not None
@@ -145,17 +107,109 @@ def test_hostile_clients_are_answered_or_closed_and_others_notice_nothing(broker
         slow = [socket.create_connection((broker.host, broker.port), timeout=15) for _ in range(50)]
         for connection in slow:
             connection.sendall(struct.pack(">ihhi", 50_000_000, ApiKey.PRODUCE, 9, 1) + b"slow")
-        ended_at = time.monotonic() + 1
-        answers = beside.answers
-        while time.monotonic() < ended_at or beside.answers == answers:
-            time.sleep(0.05)
+        time.sleep(1)
         for connection in slow:
             connection.close()
 
-    assert beside.slowest_s < STALL_S
+        assert beside.read().slowest < STALL_S
     assert broker.resident_size_max() < RESIDENT_SIZE_MAX
     log = broker.log()
     assert "Traceback" not in log
     assert "level=error" not in log
     assert log.count("connection closed") + log.count("more connections closed") >= 10
     assert broker.terminate() == 0
+
+
+def connect(broker: BrokerProcess) -> socket.socket:
+    return socket.create_connection((broker.host, broker.port), timeout=30)
+
+
+def test_small_bombs_one_behind_the_other_do_not_hold_the_loop(broker: BrokerProcess) -> None:
+    zeros = bytes(20 << 20)
+    with Beside(broker) as beside:
+        for codec, count in ((Codec.GZIP, 50), (Codec.SNAPPY, 4), (Codec.LZ4, 20), (Codec.ZSTD, 300)):
+            body = zlib.compress(zeros, 9, wbits=31) if codec == Codec.GZIP else compress(codec, zeros)
+            frames = produce_frame("compacted", with_body(body, codec, 10)) * count
+            with connect(broker) as connection:
+                sending = threading.Thread(target=connection.sendall, args=(frames,))
+                sending.start()
+                for _ in range(count):
+                    read_frame(connection)
+                sending.join()
+            time.sleep(0.3)
+        seen = beside.read()
+        assert seen.p99 < STALL_S
+        assert seen.slowest < 2 * STALL_S
+    assert ask(broker, produce_frame("compacted", batch())) is not None
+    assert broker.resident_size_max() < RESIDENT_SIZE_MAX
+
+
+def test_requests_byte_by_byte_and_halves_that_hardly_go_on_cost_others_nothing(broker: BrokerProcess) -> None:
+    frame = produce_frame("plain", batch())
+    with ExitStack() as held, Beside(broker) as beside:
+        slow = [held.enter_context(connect(broker)) for _ in range(250)]
+        for position in range(len(frame)):
+            for connection in slow:
+                connection.sendall(frame[position : position + 1])
+        for connection in slow:
+            read_frame(connection)
+        for connection in slow:
+            connection.sendall(half_request(90_000_000, 10))
+        for _ in range(20):
+            time.sleep(0.1)
+            for connection in slow:
+                connection.sendall(b"x")
+        seen = beside.read()
+        assert seen.p99 < STALL_S
+        assert seen.slowest < 2 * STALL_S
+    assert broker.resident_size_max() < 250_000_000
+
+
+def test_who_never_reads_is_closed_with_a_line_and_others_read_on(broker: BrokerProcess) -> None:
+    for _ in range(60):
+        assert ask(broker, produce_frame("plain", with_body(os.urandom(900_000), Codec.NONE, 1))) is not None
+    with ExitStack() as held, Beside(broker) as beside:
+        for _ in range(60):
+            deaf = RawConnection(broker.host, broker.port, receive_buffer=4096)
+            held.callback(deaf.close)
+            for _ in range(10):
+                deaf.send(fetch_request("plain", 0, 0, max_wait_ms=100, max_bytes=50 * MIB))
+        wait_until_logged(broker, "responses that are not taken")
+        assert beside.read().p99 < STALL_S
+    assert broker.resident_size_max() < RESIDENT_SIZE_MAX
+
+
+def test_giant_metadata_of_a_member_is_refused(broker: BrokerProcess) -> None:
+    find = encode_request(ApiKey.FIND_COORDINATOR, 2, 1, "test", FindCoordinatorRequest(key="g", key_type=0))
+    wait_until(lambda: not answered(broker, ApiKey.FIND_COORDINATOR, 2, find).error_code)
+    protocols = [JoinGroupRequestProtocol(name=f"p{number}", metadata=bytes(8 * MIB)) for number in range(2)]
+    request = JoinGroupRequest(
+        group_id="g",
+        session_timeout_ms=30_000,
+        rebalance_timeout_ms=1000,
+        protocol_type="consumer",
+        protocols=protocols,
+    )
+    join = encode_request(ApiKey.JOIN_GROUP, 3, 1, "test", request)
+    with Beside(broker) as beside:
+        for _ in range(20):
+            assert answered(broker, ApiKey.JOIN_GROUP, 3, join).error_code == ErrorCode.INVALID_REQUEST
+        assert beside.read().p99 < STALL_S
+    assert broker.resident_size_max() < 250_000_000
+
+
+def answered(broker: BrokerProcess, key: ApiKey, version: int, frame: bytes) -> Any:
+    answer = ask(broker, frame)
+    assert answer is not None
+    return decode_response(key, version, answer)[1]
+
+
+def wait_until_logged(broker: BrokerProcess, words: str) -> None:
+    wait_until(lambda: words in broker.log())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.05)
