@@ -365,6 +365,14 @@ def test_a_marker_is_transactional_control_and_has_no_sequence() -> None:
     assert parse_end_txn_marker(batch) == EndTxnMarker(committed=False, coordinator_epoch=1)
 
 
+def test_a_marker_of_another_layout_is_read_as_well() -> None:
+    key, value = bytes.fromhex("00000001"), bytes.fromhex("000000000007")
+    for headers, codec in (([("h", b"x")], Codec.NONE), ([], Codec.GZIP)):
+        record = Record(0, 1234, key, value, headers)
+        batch = build_batch([record], codec=codec, producer_id=5, producer_epoch=1, transactional=True, control=True)
+        assert parse_end_txn_marker(batch) == EndTxnMarker(committed=True, coordinator_epoch=7)
+
+
 def test_other_control_batches_are_not_markers() -> None:
     leader_change = build_batch([Record(0, 1, struct.pack(">hh", 0, 2), b"\0\0")], control=True)
     assert parse_end_txn_marker(leader_change) is None
