@@ -17,7 +17,7 @@ import wal
 from wal.api import Buffer, WalCorrupt, WalError, WalFailed, WalFull, WalUnreachable
 from wal.file.files import File, OsFile, OsFiles
 from wal.file.format import SEGMENT_HEADER_SIZE
-from wal.file.log import FileWal, open_file_wal
+from wal.file.log import LOOKS_MAX, FileWal, open_file_wal
 from wal.file.opening import FileWalSettings
 
 SEGMENT_SIZE = 64 << 10
@@ -142,6 +142,33 @@ async def test_a_failed_sync_is_final_and_reported_once(path: Path, faults: Faul
     assert (len(failures), faults.failed_count, len(durable)) == (1, 1, 1)
     await log.close()
     assert await recovered(path) == [b"good"]
+
+
+async def test_appends_of_turns_that_follow_each_other_share_a_flush(path: Path, faults: Faults) -> None:
+    log = await open_faulty(path, faults)
+    durable: list[int] = []
+    log.set_listeners(durable.append, lambda error: None)
+    log.append([b"first"])
+    await asyncio.sleep(0)
+    end = log.append([b"second"])
+    await log.flush()
+    assert durable == [end]
+    await log.close()
+
+
+async def test_a_flush_does_not_wait_for_as_long_as_appends_come(path: Path, faults: Faults) -> None:
+    log = await open_faulty(path, faults)
+    durable: list[int] = []
+    log.set_listeners(durable.append, lambda error: None)
+    faults.gate.clear()
+    ends = []
+    for _ in range(20):
+        ends.append(log.append([b"one more"]))
+        await asyncio.sleep(0)
+    faults.gate.set()
+    await log.flush()
+    assert durable == [ends[LOOKS_MAX], ends[-1]]
+    await log.close()
 
 
 async def test_appends_during_a_flush_are_the_next_flush(path: Path, faults: Faults) -> None:

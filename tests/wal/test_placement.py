@@ -152,6 +152,7 @@ async def test_a_commit_of_the_loop_is_reported_after_those_before_it(tmp_path: 
     faults.gate.clear()
     ends = [log.append([b"first"])]
     await asyncio.sleep(0)
+    await asyncio.sleep(0)
     ends.append(log.append([b"second"]))
     faults.gate.set()
     await log.flush()
@@ -185,6 +186,7 @@ async def test_nothing_is_written_after_a_failure(tmp_path: Path, faults: Watche
     log = await open_log(tmp_path, faults, [False, True])
     faults.gate.clear()
     log.append([b"first"])
+    await asyncio.sleep(0)
     await asyncio.sleep(0)
     log.append([b"second"])
     log._flushed(log.durable_position, 1 << 20, True)  # the second is due, and to be written on the loop

@@ -1,7 +1,8 @@
 """The appending half of the file WAL: group commit between the event loop and two threads.
 
-The loop queues records and hands the whole queue to the **writing thread** whenever no flush is in flight; the first
-append of a loop turn schedules that for the end of the turn, so that all appends of one turn share a sync. The writing
+The loop queues records and hands the whole queue to the **writing thread** whenever no flush is in flight. The first
+append schedules that for the end of the loop's turn, so that all appends of one turn share a sync; while every further
+look at the sockets brings more, a few more turns are waited for. The writing
 thread builds frames, writes and syncs them with one system call each, and reports back; on a disk that is fast the loop
 does the same itself (see `wal.file.placement`). The **keeping thread** prepares segments ahead, persists the trim
 position and recycles what was trimmed.
@@ -28,6 +29,9 @@ from wal.file.opening import FileWalSettings, open_directory
 from wal.file.placement import Placement
 from wal.file.segments import FRAME_SIZE_MAX, Segment, SegmentPool, SegmentWriter
 
+LOOKS_MAX = 3
+"""Turns of the loop that a flush waits for while each of them brings more appends. A turn that brings none is a few
+microseconds: the loop does not sleep in it."""
 _RETRY_INTERVAL_S = 1.0
 """How often the keeping thread looks whether a full disk has room again."""
 _Arguments = TypeVarTuple("_Arguments")
@@ -111,6 +115,8 @@ class FileWal:
         self._room = 0
         self._in_flight = False
         self._scheduled = False
+        self._looks_left = 0
+        self._gathered_end = 0
         self._placement = Placement()
         self._starved: str | None = None
         self._failure: WalFailed | None = None
@@ -158,7 +164,9 @@ class FileWal:
         self._end += size + RECORD_OVERHEAD
         if not self._scheduled and not self._in_flight:
             self._scheduled = True
-            self._loop.call_soon(self._start_flush)
+            self._looks_left = LOOKS_MAX
+            self._gathered_end = 0
+            self._loop.call_soon(self._gather)
         return self._end
 
     def trim(self, position: int) -> None:
@@ -200,6 +208,15 @@ class FileWal:
         needed += FRAME_HEADER_SIZE * (4 + 2 * needed // min(FRAME_SIZE_MAX, self._segment_size // 4))
         # A frame that does not fit goes into the next segment, so that the tails of segments cannot be counted on.
         return needed <= max(self._room, self._pool.ready.qsize() * (self._segment_size // 2))
+
+    def _gather(self) -> None:
+        end = self._end
+        if self._looks_left and end > self._gathered_end and end - self._durable <= FRAME_SIZE_MAX:
+            self._gathered_end = end
+            self._looks_left -= 1
+            self._loop.call_soon(self._gather)
+        else:
+            self._start_flush()
 
     def _start_flush(self, behind_another: bool = False) -> None:
         self._scheduled = False
