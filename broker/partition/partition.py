@@ -93,7 +93,7 @@ class Partition(LogView):
         self._verifications = Verifications()
         self._snapshots = StateLog(state_stream, recovered.snapshot_offset)
         self._unsnapshotted_size = recovered.replayed_size
-        self._waiters = Waiters(log_stream)
+        self._waiters = Waiters(log_stream, self.last_stable_offset)
         self._unconfirmed = self._waiters.unconfirmed
         self._trimming = asyncio.Lock()
         self.set_config(config)

@@ -16,6 +16,9 @@ from typing import Protocol
 
 from s3stream.api import StorageError, Stream
 
+_UNKNOWN_SIZE = 1 << 62
+"""Of what is above the last stable offset when the partition is opened: more than any fetch waits for."""
+
 DurableCallback = Callable[[StorageError | None], None]
 
 
@@ -42,13 +45,14 @@ class Waiters:
         "unconfirmed",
     )
 
-    def __init__(self, log: Stream) -> None:
+    def __init__(self, log: Stream, last_stable_offset: int) -> None:
         self._log = log
         self._waiting: deque[tuple[int, DurableCallback]] = deque()
         self._failure: StorageError | None = None
         self._fetches: dict[FetchWaiter, bool] = {}
-        self._last_stable_offset = -1
-        self._committed_size = 0
+        self._last_stable_offset = last_stable_offset
+        # bytes confirmed since the last stable offset was at the high watermark
+        self._committed_size = 0 if last_stable_offset == log.confirmed_offset else _UNKNOWN_SIZE
         self.unconfirmed: deque[tuple[int, int]] = deque()
 
     def when_high_watermark(self, offset: int, callback: DurableCallback) -> None:

@@ -236,6 +236,26 @@ def test_without_transactions_it_is_woken_exactly_as_others_are() -> None:
     virtual_loop.run(main())
 
 
+def test_what_a_transaction_holds_since_before_a_restart_counts_when_it_ends() -> None:
+    async def main() -> None:
+        before = await node_with_topic()
+        before.send(1, 0, size=5000)
+        before.storage.flush()
+        node = Transactional()
+        node.storage = before.storage
+        node.partitions._storage = before.storage  # type: ignore[assignment]
+        await node.learn({topic.topic_id: topic for topic in before.image.topics()})
+        await node.partitions.open_all()
+        assert node.partition.last_stable_offset == 0
+        result = node.fetch_committed(max_wait_ms=60_000, min_bytes=5000)
+        assert isinstance(result, Deferred)
+        node.end(1, True)
+        await turn()
+        assert result.done
+
+    virtual_loop.run(main())
+
+
 def counted_reads(node: Transactional) -> list[int]:
     reads: list[int] = []
     stream = node.storage.streams[1]
