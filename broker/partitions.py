@@ -5,6 +5,8 @@ Invariants
 * `get` returns a partition only while it is led here and its state has been recovered.
 * The streams of everything that is opened together are opened in one catalog transaction.
 * Opening and closing of one topic never overlap.
+* A partition whose records or snapshots cannot be read is offline, alone: it is answered for as one that is not led
+  here, and tried again from time to time.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from broker.partition.inspection import InspectionBudget
 from broker.partition.opening import RecoveredState, empty_state, recover_state
 from broker.partition.partition import Partition
 from broker.produce_throttle import ProduceThrottle
-from s3stream.api import Storage, StorageError, Stream
+from protocol.errors import InvalidBatch
+from s3stream.api import ObjectCorrupt, OffsetOutOfRange, Storage, StorageError, Stream
 from s3stream.catalog.api import CatalogError, Changes, PartitionInfo, TopicInfo
+from s3stream.objectstore.api import ObjectMissing, RangeInvalid
 from s3stream.retry import first_error
 
 log = structlog.get_logger()
@@ -32,6 +36,11 @@ RECOVERIES_MAX = 32
 """Partitions whose state is read at the same time."""
 REOPEN_INTERVAL_S = 1.0
 """Pause before a topic that could not be opened is tried again."""
+
+OFFLINE_INTERVAL_S = 60.0
+"""Pause before a partition that could not be read is tried again."""
+_UNREADABLE = (ObjectCorrupt, ObjectMissing, RangeInvalid, InvalidBatch, OffsetOutOfRange)
+"""Errors of one partition's data. Others are of the store, the catalog or the process, hence of all partitions."""
 
 _Wanted = tuple[TopicInfo, PartitionInfo]
 Watcher = Callable[[Partition], None]
@@ -51,6 +60,8 @@ class Partitions:
         self._recovering = asyncio.Semaphore(RECOVERIES_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: dict[str, tuple[Watcher, Watcher]] = {}
+        self._offline: set[UUID] = set()
+        """Topics with partitions that are to be tried again."""
         self._follows_new_topics = False
         self._closed = False
         self._inspections = InspectionBudget()
@@ -137,6 +148,10 @@ class Partitions:
             await asyncio.gather(*(each.close() for each in streams), return_exceptions=True)
             raise
         for (topic, info), (log_stream, state_stream), state in zip(wanted, pairs, recovered, strict=True):
+            if isinstance(state, Exception):
+                await asyncio.gather(log_stream.close(), state_stream.close(), return_exceptions=True)
+                self._stays_offline(topic, info, state)
+                continue
             self._add(
                 Partition(
                     topic.name,
@@ -152,13 +167,18 @@ class Partitions:
                 topic.topic_id,
             )
 
-    async def _recover(self, pairs: Sequence[tuple[Stream, Stream]]) -> list[RecoveredState]:
-        """States in the order of `pairs`. A log that never had a record needs no reading."""
-        states = [empty_state() if log_stream.next_offset == 0 else None for log_stream, _ in pairs]
+    async def _recover(self, pairs: Sequence[tuple[Stream, Stream]]) -> list[RecoveredState | Exception]:
+        """States in the order of `pairs`, or why one cannot be read. A log that never had a record needs no reading."""
+        states: list[RecoveredState | Exception | None] = [
+            empty_state() if log_stream.next_offset == 0 else None for log_stream, _ in pairs
+        ]
 
         async def recover(position: int) -> None:
             async with self._recovering:
-                states[position] = await recover_state(*pairs[position])
+                try:
+                    states[position] = await recover_state(*pairs[position])
+                except _UNREADABLE as error:
+                    states[position] = error
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -168,6 +188,17 @@ class Partitions:
         except ExceptionGroup as errors:
             raise first_error(errors) from None
         return [state for state in states if state is not None]
+
+    def _stays_offline(self, topic: TopicInfo, info: PartitionInfo, error: Exception) -> None:
+        log.error("partition is offline: it cannot be read", topic=topic.name, partition=info.index, error=str(error))
+        if topic.topic_id not in self._offline:
+            self._offline.add(topic.topic_id)
+            self._spawn(self._open_later(topic.topic_id))
+
+    async def _open_later(self, topic_id: UUID) -> None:
+        await asyncio.sleep(OFFLINE_INTERVAL_S)
+        self._offline.discard(topic_id)
+        await self._open_followed(topic_id)
 
     def _add(self, partition: Partition, topic_id: UUID) -> None:
         self._by_topic.setdefault(topic_id, {})[partition.index] = partition

@@ -11,11 +11,13 @@ import pytest
 
 from broker import partitions as partitions_module
 from broker.partition import partition as partition_module
+from broker.partition.opening import RecoveredState, recover_state
 from broker.partition.partition import Partition
 from broker.partition.state_log import SNAPSHOTS_KEPT
 from protocol.errors import ErrorCode
 from s3stream.api import ObjectCorrupt, StreamFailed
 from s3stream.catalog.api import CatalogUnreachable
+from s3stream.objectstore.api import StoreUnreachable
 from tests.broker.handlers_data.node import NODE_ID, Node
 from tests.broker.partition.batches import batch
 from tests.broker.partition.fake_stream import FakeStream
@@ -219,7 +221,41 @@ async def test_a_topic_that_could_not_be_opened_is_opened_later(monkeypatch: pyt
     await node.partitions.close_all()
 
 
-async def test_a_partition_that_cannot_be_read_gives_its_streams_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_partition_that_cannot_be_read_is_offline_alone_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(partitions_module, "OFFLINE_INTERVAL_S", 0.001)
+    node = Node()
+    topics = {name: await node.topic(name) for name in ("damaged", "sound")}
+    for name in topics:
+        node.appended(name)
+    again = Node()
+    again.storage = node.storage
+    again.partitions._storage = node.storage  # type: ignore[assignment]
+    damaged = {topics["damaged"].partitions[0].log_stream_id}
+
+    async def recover(log_stream: FakeStream, state_stream: FakeStream) -> RecoveredState:
+        if log_stream.stream_id in damaged:
+            raise ObjectCorrupt("a flipped bit")
+        return await recover_state(log_stream, state_stream)
+
+    monkeypatch.setattr(partitions_module, "recover_state", recover)
+    await again.learn({topic.topic_id: topic for topic in topics.values()})
+    await again.partitions.open_all()
+    assert again.appended("sound").error_code == 0
+    assert again.appended("damaged").error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+    assert all(node.storage.streams[stream_id].closed for stream_id in damaged)
+    damaged.clear()
+    async with asyncio.timeout(5):
+        while again.partitions._tasks:
+            await asyncio.gather(*again.partitions._tasks)
+    assert again.appended("damaged").base_offset == 1
+    await again.partitions.close_all()
+
+
+async def test_an_error_that_is_not_the_partitions_own_is_raised_and_its_streams_are_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     node = Node()
     topic = await node.topic("t")
     node.appended("t")
@@ -227,12 +263,12 @@ async def test_a_partition_that_cannot_be_read_gives_its_streams_back(monkeypatc
     again.storage = node.storage
     again.partitions._storage = node.storage  # type: ignore[assignment]
 
-    async def corrupt(*streams: object) -> None:
-        raise ObjectCorrupt("a flipped bit")
+    async def unreachable(*streams: object) -> None:
+        raise StoreUnreachable("down")
 
-    monkeypatch.setattr(partitions_module, "recover_state", corrupt)
+    monkeypatch.setattr(partitions_module, "recover_state", unreachable)
     await again.learn({topic.topic_id: topic})
-    with pytest.raises(ObjectCorrupt):
+    with pytest.raises(StoreUnreachable):
         await again.partitions.open_topic(topic)
     assert all(stream.closed for stream in node.storage.streams.values())
 
