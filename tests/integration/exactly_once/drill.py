@@ -124,7 +124,9 @@ class Drill:
             self._wait_for_commits(self.chance.randrange(1, 40))
             worker = self.chance.choice(self.workers)
             kind = self._next_fault()
-            if self.chance.random() < 0.5:
+            if kind == "pause":
+                self._catch(worker, "sends")
+            elif self.chance.random() < 0.5:
                 self._catch(worker, "commit")
             self.faults[kind] += 1
             if kind in ("instance", "both"):
@@ -136,8 +138,9 @@ class Drill:
             if kind == "twin":
                 worker.start()
             if kind == "pause":
+                # others have its inputs then, and its transaction is still open
                 resume = worker.pause()
-                time.sleep(self.chance.uniform(0.1, SESSION_TIMEOUT_MS * 2 / 1000))
+                time.sleep(self.chance.uniform(SESSION_TIMEOUT_MS * 1.2, TRANSACTION_TIMEOUT_MS * 0.8) / 1000)
                 resume()
 
     def _next_fault(self) -> str:
