@@ -28,6 +28,13 @@ QUICK = {
 }
 """Broker configs with which groups settle in a second and the dead are noticed in three."""
 
+RECONNECT: dict[str, str | int] = {
+    "reconnect.backoff.max.ms": 100,
+    "metadata.recovery.strategy": "none",
+    "log_level": 0,
+}
+"""For librdkafka, whose default is to forget a broker that it lost, and which then may wait for it for ever."""
+
 
 class Broker(Protocol):
     """What the two have in common. A start after `kill` is on the same address and data."""

@@ -25,7 +25,7 @@ from confluent_kafka import Consumer, TopicPartition
 from bench.free_ports import free_ports
 
 from .admin import create_topic
-from .brokers import Broker, a_broker
+from .brokers import RECONNECT, Broker, a_broker
 from .clients import java_program
 from .members import wait_until
 
@@ -67,6 +67,7 @@ class Worker:
             "scheduled.rebalance.max.delay.ms": "0",
             "offset.flush.interval.ms": "500",
             "reconnect.backoff.max.ms": "200",
+            "metadata.recovery.strategy": "none",
         }
         self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
@@ -140,8 +141,7 @@ class CommittedLines(threading.Thread):
         self.lines: list[str] = []
         self.stopping = threading.Event()
         settings = {"group.id": "lines-reader", "isolation.level": "read_committed", "enable.auto.commit": False}
-        quick = {"reconnect.backoff.max.ms": 100, "log_level": 0}
-        self._consumer = Consumer({"bootstrap.servers": address, **settings, **quick})
+        self._consumer = Consumer({"bootstrap.servers": address, **settings, **RECONNECT})
 
     def run(self) -> None:
         self._consumer.assign([TopicPartition(TOPIC, 0, 0)])

@@ -24,7 +24,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from .admin import create_topic
-from .brokers import Broker, a_broker
+from .brokers import RECONNECT, Broker, a_broker
 from .clients import java_program
 from .members import wait_until
 
@@ -87,7 +87,7 @@ class Words(threading.Thread):
         self.undelivered = 0
         self._rate_per_s = rate_per_s
         self._chance = chance
-        settings = {"enable.idempotence": True, "reconnect.backoff.max.ms": 100, "log_level": 0}
+        settings = {"enable.idempotence": True, **RECONNECT}
         self._producer = Producer({"bootstrap.servers": address, **settings})
 
     def run(self) -> None:
@@ -121,8 +121,7 @@ class CommittedTotals(threading.Thread):
                 "group.id": "totals-reader",
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
-                "reconnect.backoff.max.ms": 100,
-                "log_level": 0,
+                **RECONNECT,
             }
         )
 

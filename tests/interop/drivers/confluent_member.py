@@ -24,9 +24,12 @@ class Member:
     """Commits what it polled every 200 ms and before it gives partitions up."""
 
     def __init__(self, bootstrap: str, group: str, configs: dict[str, str]) -> None:
-        defaults = {"auto.offset.reset": "earliest", "enable.auto.commit": False, "reconnect.backoff.max.ms": 100}
+        defaults = {"auto.offset.reset": "earliest", "enable.auto.commit": False}
+        reconnect = {"reconnect.backoff.max.ms": 100, "metadata.recovery.strategy": "none"}
         quick = {"topic.metadata.refresh.interval.ms": 2000, "log_level": 0}
-        self.consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, **defaults, **quick, **configs})
+        self.consumer = Consumer(
+            {"bootstrap.servers": bootstrap, "group.id": group, **defaults, **reconnect, **quick, **configs}
+        )
         self.positions: dict[tuple[str, int], int] = {}
 
     def assigned(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:

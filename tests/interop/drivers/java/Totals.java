@@ -43,6 +43,7 @@ public class Totals {
             "producer.transaction.timeout.ms", 4000, "consumer.session.timeout.ms", 3000,
             "consumer.heartbeat.interval.ms", 500, "reconnect.backoff.max.ms", 100));
         config.put("auto.offset.reset", "earliest");
+        config.put("metadata.recovery.strategy", "none");
         for (String each : Arrays.asList(a).subList(6, a.length)) config.put(each.split("=", 2)[0], each.split("=", 2)[1]);
         var properties = new Properties();
         properties.putAll(config);
