@@ -16,8 +16,7 @@ current assignments: only a partition that is not in it may be given to somebody
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -164,16 +163,7 @@ class ConsumerGroup(Group):
     def subscriptions(self) -> Subscriptions:
         known = self._subscriptions
         if known is None:
-            members = self.members.values()
-            known = self._subscriptions = Subscriptions(
-                topics=Counter(name for each in members for name in each.topics),
-                regexes=Counter(each.regex for each in members if each.regex),
-                assignors=Counter(each.server_assignor for each in members if each.server_assignor is not None),
-                protocols=Counter(
-                    name for each in members if each.classic is not None for name, _ in each.classic.protocols
-                ),
-                classic_count=sum(each.classic is not None for each in members),
-            )
+            known = self._subscriptions = _subscriptions(self.members.values())
         return known
 
     def topics_of(self, metadata: MemberMetadata) -> frozenset[str]:
@@ -316,6 +306,26 @@ class ConsumerGroup(Group):
                     self.owners[topic_id] = owners
                 else:
                     self.owners.pop(topic_id, None)
+
+
+def _subscriptions(members: Iterable[MemberMetadata]) -> Subscriptions:
+    topics: dict[str, int] = {}
+    regexes: dict[str, int] = {}
+    assignors: dict[str, int] = {}
+    protocols: dict[str, int] = {}
+    classic_count = 0
+    for member in members:
+        for name in member.topics:
+            topics[name] = topics.get(name, 0) + 1
+        if member.regex:
+            regexes[member.regex] = regexes.get(member.regex, 0) + 1
+        if member.server_assignor is not None:
+            assignors[member.server_assignor] = assignors.get(member.server_assignor, 0) + 1
+        if member.classic is not None:
+            classic_count += 1
+            for name, _ in member.classic.protocols:
+                protocols[name] = protocols.get(name, 0) + 1
+    return Subscriptions(topics, regexes, assignors, protocols, classic_count)
 
 
 def _had_at(current: CurrentAssignment, epoch: int, stale: ErrorCode) -> PartitionCheck:

@@ -202,6 +202,8 @@ class Progress:
         change.write(GroupEpoch(group_id, (change.group.epoch + 1, digest)))
 
     def _may_downgrade(self, group: ConsumerGroup, leaving: list[str]) -> bool:
+        if group.subscriptions.classic_count < len(group.members) - len(leaving):
+            return False
         left = [metadata for member_id, metadata in group.members.items() if member_id not in leaving]
         return (
             self._config.downgrade

@@ -232,7 +232,7 @@ class Simulation:
         return isinstance(self.coordinator.groups.get("g"), ConsumerGroup) or not self.consumers
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_no_partition_ever_has_two_owners_and_in_the_end_each_has_one(seed: int) -> None:
     Simulation(seed, classic=False).run()
 
