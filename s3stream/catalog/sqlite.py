@@ -90,6 +90,9 @@ class SqliteBackend:
             if self._path is not None:
                 _switch_to_wal(connection)
                 connection.execute("PRAGMA synchronous=FULL")
+                # macOS: past the drive's cache. Without effect elsewhere.
+                connection.execute("PRAGMA fullfsync=ON")
+                connection.execute("PRAGMA checkpoint_fullfsync=ON")
         except sqlite3.Error:
             connection.close()
             raise

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from s3stream.objectstore.pieces import joined_runs
 from wal.api import Buffer
+from wal.syncing import sync_file
 
 DIRECT_SIZE_MIN = 262_144
 """Smaller files go through the page cache: one aligned write would cost as much."""
@@ -34,7 +35,7 @@ def write_synced(path: str, pieces: Sequence[Buffer]) -> None:
         try:
             with _created(path, _O_DIRECT) as fd:
                 _write_direct(fd, pieces, size)
-                os.fsync(fd)
+                sync_file(fd)
             return
         except OSError as error:
             if error.errno != errno.EINVAL:
@@ -43,7 +44,7 @@ def write_synced(path: str, pieces: Sequence[Buffer]) -> None:
                 os.unlink(path)
     with _created(path, 0) as fd:
         _write_buffered(fd, pieces)
-        os.fsync(fd)
+        sync_file(fd)
 
 
 @contextlib.contextmanager

@@ -6,17 +6,16 @@ import contextlib
 import errno
 import fcntl
 import os
-import sys
 from collections.abc import Sequence
 from typing import Protocol
 
 from wal.api import Buffer, WalFull, WalLocked, WalUnreachable
+from wal.syncing import sync_data, sync_file
 
 _IOV_MAX = 1024
 _ZEROS = bytes(1 << 20)
 _FILL_SYNC_SIZE = 8 << 20
 """Zeros are synced in steps of this size, so that a group commit beside them does not wait for all of them."""
-_FULL_FSYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -81,7 +80,7 @@ class OsFile:
                     raise OSError(errno.EIO, "a write wrote nothing")
                 written += done
         if not self._direct_sync:
-            _sync_data(self._fd)
+            sync_data(self._fd)
 
     def _write_some(self, pieces: Sequence[Buffer], offset: int) -> int:
         if self._direct_sync:
@@ -144,8 +143,8 @@ class OsFiles:
                 for offset in range(0, size, len(_ZEROS)):
                     os.pwrite(fd, memoryview(_ZEROS)[: size - offset], offset)
                     if offset % _FILL_SYNC_SIZE == 0:
-                        _sync_data(fd)
-            os.fsync(fd)
+                        sync_data(fd)
+            sync_file(fd)
         except BaseException:
             os.close(fd)
             with contextlib.suppress(OSError):
@@ -183,16 +182,6 @@ def _reserve(fd: int, size: int) -> None:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
     os.ftruncate(fd, size)
-
-
-def _sync_data(fd: int) -> None:
-    if sys.platform == "darwin" and _FULL_FSYNC is not None:
-        # fsync there does not reach past the drive's cache.
-        fcntl.fcntl(fd, _FULL_FSYNC)
-    elif hasattr(os, "fdatasync"):
-        os.fdatasync(fd)
-    else:
-        os.fsync(fd)
 
 
 def _make_directories(path: str) -> None:
