@@ -59,10 +59,18 @@ def test_a_slow_commit_now_and_then_changes_nothing() -> None:
         assert run(placement, 1, SLOW) == 1
 
 
-def test_after_a_stall_the_thread_writes_for_long() -> None:
+def test_a_stall_ends_it_until_probes_are_fast_again() -> None:
     placement = Placement()
     run(placement, 1000, FAST)
     assert run(placement, 1, STALL_S) == 1
+    assert run(placement, PROBE_INTERVAL - 1, FAST) == 0
+    run(placement, 4 * PROBE_INTERVAL, FAST)
+    assert run(placement, 100, FAST) == 100
+
+
+def test_after_a_probe_that_stalls_the_thread_writes_for_long() -> None:
+    placement = Placement()
+    assert run(placement, PROBE_INTERVAL, STALL_S) == 1
     assert run(placement, PROBE_INTERVAL_AFTER_STALL - 1, FAST) == 0
 
 

@@ -4,7 +4,8 @@ On a fast disk, handing a commit to a thread and hearing back from it costs more
 sleeping thread, two fights for the interpreter's lock, and commits that are half as large. There the loop writes by
 itself, and what arrives meanwhile is the next commit. A slow disk is left to the thread: now and then a commit is
 written on the loop as a probe, and only a disk that most probes found fast is written to from the loop. A busy machine
-makes single writes look slow, so it is their balance that decides; after a stall it takes long until the next probe.
+makes single writes look slow, so it is their balance that decides; a stall ends it at once, and after a probe that
+stalls it takes long until the next.
 
 Pure: durations come in.
 """
@@ -18,7 +19,7 @@ FAST_S = 0.0004
 FAST_RATE = 1_000_000_000
 STALL_S = 0.020
 """... and a stall from here on."""
-PROBE_INTERVAL = 64
+PROBE_INTERVAL = 32
 """Commits from one probe to the next."""
 PROBE_INTERVAL_AFTER_STALL = 2048
 _FAST_WEIGHS = 2
@@ -60,7 +61,8 @@ class Placement:
         self._balance -= _SLOW_WEIGHS
         if seconds >= STALL_S:
             self._balance = 0
-            self._until_probe = PROBE_INTERVAL_AFTER_STALL
+            if not self._is_fast:
+                self._until_probe = PROBE_INTERVAL_AFTER_STALL
         if self._balance <= 0:
             self._balance = 0
             self._is_fast = False
