@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.broker_process import BrokerProcess
+from broker.coordinator.partitioning import partition_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -238,6 +239,45 @@ def test_a_transaction_whose_producer_and_broker_both_died_is_aborted_by_its_suc
     successor.commit_transaction(TIMEOUT_S)
     read_until(broker, ["of the living"])
     assert committed_offset(broker, "g") < 0
+
+
+def test_a_transaction_spans_brokers_and_is_completed_when_a_killed_one_is_back(tmp_path: Path) -> None:
+    """The coordinator's broker stays; the other one dies between the records and their markers."""
+    shared = ["--objects", (tmp_path / "objects").as_uri(), "--metadata", f"sqlite:///{tmp_path / 'catalog.db'}"]
+    with (
+        BrokerProcess(tmp_path / "one", node_id=1, args=shared, env=ENV) as one,
+        BrokerProcess(tmp_path / "two", node_id=2, args=shared, env=ENV) as two,
+    ):
+        admin = AdminClient({"bootstrap.servers": one.address})
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(admin.list_topics(timeout=TIMEOUT_S).brokers) < 2:
+            assert time.monotonic() < deadline, "the brokers do not know each other"
+        create(one, "t")
+        leaders = {each.leader for each in admin.list_topics("t", TIMEOUT_S).topics["t"].partitions.values()}
+        assert leaders == {1, 2}
+        producer(one, "first")
+        coordinators = admin.list_topics("__transaction_state", TIMEOUT_S).topics["__transaction_state"].partitions
+        transactional_id = next(
+            name for name in map(str, range(100)) if coordinators[partition_for(name, len(coordinators))].leader == 1
+        )
+        tx = producer(one, transactional_id)
+        expected = []
+        for number in range(3):
+            tx.begin_transaction()
+            values = [f"{number}-{partition}" for partition in range(PARTITIONS)]
+            for partition, value in enumerate(values):
+                tx.produce("t", value.encode(), partition=partition)
+            assert tx.flush(TIMEOUT_S) == 0
+            two.kill()
+            if number == 1:
+                tx.abort_transaction(TIMEOUT_S)
+            else:
+                tx.commit_transaction(TIMEOUT_S)
+                expected += values
+            two.start()
+        read_until(one, expected)
+        assert len(read(one, committed=False)) == 3 * PARTITIONS
+        assert "Traceback" not in one.log() + two.log()
 
 
 async def test_aiokafka_transactions_with_offsets(broker: BrokerProcess) -> None:
