@@ -21,19 +21,8 @@ from tests.integration.load import WatchedProducer, history_of, read_log
 from .admin import create_topic
 from .brokers import Broker, a_broker
 from .clients import Settings
-from .members import (
-    CLASSIC,
-    CONSUMER,
-    Member,
-    Place,
-    double_owners,
-    java_member,
-    librdkafka_member,
-    needless_moves,
-    wait_until,
-    watched,
-    zombie_commits,
-)
+from .members import CLASSIC, CONSUMER, Member, java_member, librdkafka_member, wait_until
+from .ownership import Place, double_owners, needless_moves, watched, zombie_commits
 
 PROGRAMS = {"java": java_member, "librdkafka": librdkafka_member}
 

@@ -116,7 +116,7 @@ def commands() -> Iterator[tuple[str, ...]]:
         ("__transaction_state", "TransactionLogMessageFormatter"),
     ):
         yield (
-            *("kafka-console-consumer", "--topic", topic, "--from-beginning", "--timeout-ms", "2500"),
+            *("kafka-console-consumer", "--topic", topic, "--from-beginning", "--timeout-ms", "5000"),
             *("--formatter", f"org.apache.kafka.tools.consumer.{formatter}"),
         )
 
