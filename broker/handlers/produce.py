@@ -10,7 +10,7 @@ v3-v13. v5 log start offset; v7 zstd; v8 per-record errors (KIP-467); v9 flexibl
 * Batches of a transaction go to partitions that are part of it. Where none of it is open yet the transaction's
   coordinator is asked first, or, from v12 on, told (`broker.verification`); what this producer sends behind it on the
   connection waits. Without a transactional id such a batch is TRANSACTIONAL_ID_AUTHORIZATION_FAILED; those of two
-  producers in one request are INVALID_PRODUCER_ID_MAPPING. With acks=0 a transaction cannot be: the connection closes.
+  producers in one request are INVALID_PRODUCER_ID_MAPPING. Any acks will do, as with Kafka.
 * A repeat of a batch (idempotence) is answered with the offset of the first, once that one is durable.
 * Only the broker writes to internal topics: INVALID_TOPIC_EXCEPTION.
 * Full or failed storage is KAFKA_STORAGE_ERROR, which clients retry: the outcome of what was in flight is unknown.
@@ -104,8 +104,6 @@ def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> 
     pending = PendingProduce(response)
     if request.transactional_id is None:
         return _append_all(services, ctx, request, pending, None)
-    if request.acks == 0:
-        raise Refused("a transaction with acks=0")
     transaction = ProduceTransaction(
         request.transactional_id, ctx.api_version, services.config.transaction_partition_verification_enable
     )
@@ -207,12 +205,20 @@ class _TransactionalProduce:
 
     def _verified(self, verdicts: Verdicts) -> None:
         self._transaction.verified(verdicts)
-        self._append()
+        try:
+            self._append()
+        except Refused as refused:
+            # too late to close the connection: others behind it have been taken
+            log.info("a batch in a transaction was lost", reason=str(refused))
+            self._pending.complete(None)
         self._services.verification.order.done(self.key)
 
     def _append(self) -> None:
         try:
-            _append_all(self._services, self._ctx, self._request, self._pending, self._transaction)
+            if _append_all(self._services, self._ctx, self._request, self._pending, self._transaction) is None:
+                self._pending.complete(None)
+        except Refused:
+            raise
         except Exception:
             # the ones behind it must not wait for ever
             log.exception("produce failed")

@@ -314,11 +314,21 @@ async def test_two_producers_in_one_request_are_refused() -> None:
     assert (node.log(a).next_offset, node.log(b).next_offset) == (0, 0)
 
 
-async def test_acks_0_in_a_transaction_closes_the_connection() -> None:
+async def test_acks_0_is_not_answered_whether_it_waited_or_not() -> None:
     node = TransactionNode()
-    await node.topic("t")
+    topic = await node.topic("t")
+    waiting = node.send(("t", txn()), acks=0)
+    assert not waiting.done
+    await node.coordinator.answer()
+    at_once = node.send(("t", txn(1)), acks=0)
+    assert node.log(topic).next_offset == 2
+    assert (outcome(waiting), outcome(at_once)) == (None, None)
     with pytest.raises(Refused):
-        node.send(("t", txn()), acks=0)
+        node.send(("t", txn(7)), acks=0)
+    lost = node.send(("t", txn(producer_id=8)), acks=0)
+    await node.coordinator.answer(ErrorCode.INVALID_PRODUCER_EPOCH)
+    assert outcome(lost) is None
+    assert not len(node.services.verification.order)
 
 
 async def test_batches_cut_short_are_refused_without_asking_anybody() -> None:
