@@ -18,70 +18,18 @@ from broker.coordinator.memory_log import MemoryLog
 from broker.coordinator.reply import Reply
 from broker.coordinator.transaction.marker_job import MarkerJob
 from broker.coordinator.transaction.records import TransactionValue, decode_record
-from broker.coordinator.transaction.states import FOLLOWERS, PREPARED, TransactionState
+from broker.coordinator.transaction.states import PREPARED, TransactionState
 from protocol.errors import ErrorCode
 from tests.broker.transaction.harness import BUMPING, PLAIN, Producer, TransactionCoordinator
+from tests.broker.transaction.model import NOBODY, Client, Partition, check_log, forgetting
 
 STEPS = 500
 TRANSACTIONAL_IDS = ("x", "y")
 PARTITIONS = (("t", 0), ("t", 1), ("u", 0))
 TIMEOUT_MS = 20_000
 CHECK_INTERVAL_MS = 5_000
-NOBODY = (-1, -1)
 LAST_EPOCHS = 32_760
 """The history of "y" begins here, so that it sees what follows the last epoch."""
-
-
-class Partition:
-    """What a leader keeps of producers: their epochs, who has a transaction open, what was written."""
-
-    def __init__(self) -> None:
-        self.epochs: dict[int, int] = {}
-        self.open: dict[int, int] = {}
-        """Producer id -> token."""
-        self.coordinator_epochs: dict[int, int] = {}
-        self.outcomes: dict[int, list[bool]] = defaultdict(list)
-        """Token -> how it ended here; more than once only if data came after the end."""
-        self.tokens: set[int] = set()
-
-    def write(self, producer: Producer, token: int) -> bool:
-        producer_id, epoch = producer
-        if epoch < self.epochs.get(producer_id, -1):
-            return False
-        assert self.open.get(producer_id, token) == token, "data of two transactions are mixed"
-        self.epochs[producer_id] = epoch
-        self.open[producer_id] = token
-        self.tokens.add(token)
-        return True
-
-    def mark(self, job: MarkerJob, coordinator_epoch: int) -> bool:
-        """Whether the coordinator may count this one as done."""
-        producer_id, epoch = job.producer_id, job.producer_epoch
-        if coordinator_epoch < self.coordinator_epochs.get(producer_id, -1):
-            return False
-        known = self.epochs.get(producer_id, -1)
-        is_open = producer_id in self.open
-        if epoch < known or (job.transaction_version == BUMPING and epoch == known and is_open):
-            return True
-        self.coordinator_epochs[producer_id] = coordinator_epoch
-        self.epochs[producer_id] = epoch
-        if is_open:
-            self.outcomes[self.open.pop(producer_id)].append(job.commit)
-        return True
-
-
-class Client:
-    """A producer that has asked for this transactional id. It has at most one request under way, which it may send
-    again; its transactions are numbered by tokens."""
-
-    def __init__(self, name: str, transactional_id: str, version: int) -> None:
-        self.name = name
-        self.transactional_id = transactional_id
-        self.version = version
-        self.producer = NOBODY
-        self.token: int | None = None
-        self.decision: bool | None = None
-        self.fenced = False
 
 
 class Simulation:
@@ -410,33 +358,6 @@ class Simulation:
             assert len(ends) == 1, f"transaction {token} is torn"
             assert self.told.get(token) in (None, *ends), f"transaction {token} ended otherwise than was told"
 
-    def check_log(self) -> None:
-        """Each value in the log follows from the one before; epochs and producer ids only grow."""
-        values: dict[str, TransactionValue] = {}
-        seen: dict[str, set[int]] = defaultdict(set)
-        for each, _ in self.coordinator.log.records:
-            record = decode_record(*each)
-            assert record is not None
-            assert record.value is not None
-            name, value = record.transactional_id, record.value
-            before = values.get(name)
-            aged = value.producer_epoch == LAST_EPOCHS
-            assert aged or value.state in FOLLOWERS[None if before is None else before.state]
-            if before is not None:
-                assert value.previous_producer_id == before.producer_id
-                if value.producer_id == before.producer_id:
-                    assert value.producer_epoch >= before.producer_epoch
-                else:
-                    assert value.producer_id not in seen[name]
-                    assert value.producer_epoch == 0
-            seen[name].add(value.producer_id)
-            values[name] = value
-        loaded = self.coordinator.shard.machine.transactions
-        forgotten = {"last_producer_epoch": -1}
-        assert {name: value._replace(**forgotten) for name, value in loaded.items()} == {
-            name: value._replace(**forgotten) for name, value in values.items()
-        }
-
     def quiet_down(self) -> None:
         """Once the log keeps up and markers arrive, every transaction ends: as its producer was told, or aborted."""
         log = self.coordinator.log
@@ -454,13 +375,11 @@ class Simulation:
             assert partition.tokens == set(partition.outcomes)
             for token, committed in self.told.items():
                 assert token not in partition.tokens or partition.outcomes[token] == [committed]
-        self.check_log()
+        assert check_log(log.records, LAST_EPOCHS) == forgetting(self.coordinator.shard.machine.transactions)
         self.trace.append(sorted(self.told.items()))
-        values = dict(self.coordinator.shard.machine.transactions)
+        values = forgetting(self.coordinator.shard.machine.transactions)
         self.restart(log.survivor())
-        assert self.coordinator.shard.machine.transactions == {
-            name: value._replace(last_producer_epoch=-1) for name, value in values.items()
-        }
+        assert self.coordinator.shard.machine.transactions == values
 
 
 @pytest.mark.parametrize("seed", range(40))
