@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from broker.peers import PeerUnavailable, Peers
+from broker.peers import Peers, PeerUnavailable
 from broker.peers import remote as remote_module
 from broker.request import Deferred
 from broker.server.dispatch import Api
