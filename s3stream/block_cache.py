@@ -49,40 +49,6 @@ class BlockReader:
         self._ahead_size_max = cache_size // 4
         self._closed = False
 
-    @property
-    def cached_size(self) -> int:
-        """Bytes of blocks and indexes in memory."""
-        return self._blocks.size + self._index_size
-
-    def try_read(
-        self,
-        object_key: str,
-        object_size: int,
-        stream_id: int,
-        offset: int,
-        max_size: int,
-        end_offset: int,
-        following: Sequence[tuple[str, int]] = (),
-    ) -> FetchResult | None:
-        """As `read` if the first block is in memory, without waiting; else None. May return less than `read` would."""
-        index = self._cached_index(object_key)
-        if index is None:
-            return None
-        entries, number = _wanted(index, stream_id, offset, max_size, end_offset)
-        blocks = []
-        for entry in entries:
-            block = self._blocks.get((object_key, entry.position))
-            if block is None:
-                break
-            blocks.append(block)
-        if entries and not blocks:
-            return None
-        result = _assemble(blocks, offset, max_size, end_offset)
-        if blocks:
-            reader = self._read_ahead.observe(stream_id, offset, result.next_offset)
-            self._start_read_ahead(reader, object_key, index, stream_id, number, following)
-        return result
-
     async def read(
         self,
         object_key: str,

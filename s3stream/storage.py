@@ -281,10 +281,6 @@ class S3Storage:
     async def upload_now(self) -> None:
         await self._uploader.upload_all()
 
-    async def clean_now(self) -> int:
-        """Remove orphans and deleted objects that are due; returns how many. Raises CatalogError, StoreError."""
-        return await self._cleaner.clean()
-
     def _check(self) -> None:
         if self.failed is not None:
             raise type(self.failed)(*self.failed.args)

@@ -309,10 +309,6 @@ class Partition(LogView):
     def remove_fetch_waiter(self, waiter: FetchWaiter) -> None:
         self._waiters.remove_fetch(waiter)
 
-    @property
-    def has_fetch_waiters(self) -> bool:
-        return self._waiters.has_fetches
-
     def interrupt_fetches(self) -> None:
         """Have every waiting fetch answered now."""
         self._waiters.interrupt_fetches()

@@ -76,10 +76,6 @@ class Waiters:
     def remove_fetch(self, waiter: FetchWaiter) -> None:
         self._fetches.pop(waiter, None)
 
-    @property
-    def has_fetches(self) -> bool:
-        return bool(self._fetches)
-
     def advanced(self, high_watermark: int, last_stable_offset: int) -> None:
         """The high watermark moved."""
         unconfirmed = self.unconfirmed

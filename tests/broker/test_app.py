@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from broker import handlers
+from broker import app, handlers
 from broker.app import BrokerError, Ending, running_broker
 from broker.settings import Settings, load_settings
 from protocol.api_keys import ApiKey
+from protocol.messages.create_topics import CreatableTopic
+from protocol.messages.produce import PartitionProduceData, TopicProduceData
+from protocol.records.header import HEADER_SIZE
 from s3stream.api import StorageError, StreamFailed
 from s3stream.catalog.api import BrokerFenced
+from s3stream.objectstore.memory import MemoryStore
 from s3stream.storage import S3Storage
+from tests.broker.hostile.mutation import batch
 from tests.broker.server.harness import RawClient, until
+from wal import memory
 
 
 @pytest.fixture
@@ -77,3 +83,30 @@ async def test_an_address_in_use_leaves_nothing_open(settings: Settings, tmp_pat
         with pytest.raises(BrokerError, match="cannot listen"):
             async with running_broker(load_settings(flags, {}, None), Ending()):
                 pass
+
+
+async def test_a_stop_while_the_store_does_not_answer_ends_in_time_and_loses_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "STORAGE_CLOSE_S", 0.1)
+    loop = asyncio.get_running_loop()
+
+    async def silent(*arguments: object) -> None:
+        await loop.create_future()
+
+    with pytest.raises(BrokerError, match="the rest is in the write-ahead log"):  # noqa: PT012
+        async with running_broker(settings, Ending()) as broker:
+            monkeypatch.setattr(MemoryStore, "put", silent)
+            client = RawClient(*await asyncio.open_connection(*broker.address))
+            topic = CreatableTopic(name="t", num_partitions=1, replication_factor=1)
+            client.send(ApiKey.CREATE_TOPICS, 1, 7, topics=[topic], timeout_ms=5000)
+            await client.receive(ApiKey.CREATE_TOPICS, 7)
+            data = TopicProduceData(name="t", partition_data=[PartitionProduceData(index=0, records=batch())])
+            client.send(ApiKey.PRODUCE, 2, 9, acks=-1, timeout_ms=5000, topic_data=[data])
+            _, response = await client.receive(ApiKey.PRODUCE, 9)
+            assert response.responses[0].partition_responses[0].error_code == 0
+            client.close()
+            began = loop.time()
+    assert loop.time() - began < 5
+    log = memory._logs[settings.wal_url.removeprefix("memory://")]
+    assert bytes(log.untrimmed()[0].data).endswith(batch()[HEADER_SIZE:])

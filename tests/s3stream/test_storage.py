@@ -398,12 +398,12 @@ async def test_orphans_and_trimmed_objects_leave_the_bucket() -> None:
         other.append(b"y", 1, 0)
         await stream.wait_committed(1)
         await stream.trim(1)
-        assert await rig.storage.clean_now() == 1
+        assert await rig.storage._cleaner.clean() == 1
         assert await rig.object_count() == 1
         await other.trim(1)
-        assert await rig.storage.clean_now() == 1
+        assert await rig.storage._cleaner.clean() == 1
         assert await rig.object_count() == 0
-        assert await rig.storage.clean_now() == 0
+        assert await rig.storage._cleaner.clean() == 0
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:

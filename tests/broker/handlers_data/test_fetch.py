@@ -243,4 +243,4 @@ def test_a_deleted_topic_ends_the_wait() -> None:
 
 
 def waiters(node: Node) -> bool:
-    return any(partition.has_fetch_waiters for partition in node.partitions.all())
+    return any(partition._waiters._fetches for partition in node.partitions.all())
