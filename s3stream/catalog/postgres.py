@@ -115,9 +115,10 @@ def _call(connection: Connection, transaction: Transaction[T]) -> T:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The driver's own error under SQLAlchemy's."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    return cause.__cause__ if cause.__cause__ is not None else cause
+    """The driver's own error under SQLAlchemy's. (A time-out has a cause too: the cancellation that it made.)"""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return error
+    return error.orig.__cause__ if error.orig.__cause__ is not None else error.orig
 
 
 def _sqlstate(error: BaseException) -> str | None:

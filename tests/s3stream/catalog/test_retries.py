@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 from collections.abc import Callable
@@ -155,4 +156,15 @@ async def test_a_postgresql_that_changes_its_role_or_starts_is_waited_for(
     backend = PostgresBackend(make_url("postgresql://user:password@localhost/catalog"))
     with pytest.raises(RolledBack, match="not now"):
         await backend.run(nothing, write=True)
+    await backend.close()
+
+
+async def test_a_database_that_does_not_answer_in_time_is_asked_again() -> None:
+    backend = PostgresBackend(make_url("postgresql://user@127.0.0.1:1/none"))
+    try:
+        async with asyncio.timeout(0):
+            await asyncio.get_running_loop().create_future()
+    except TimeoutError as error:
+        explained = backend._explain(error)
+    assert isinstance(explained, RolledBack)
     await backend.close()
