@@ -46,14 +46,11 @@ def describe(
     json: Json = False,
 ) -> None:
     """Show a group's offsets and lag, or its members."""
-    from broker.cli.client import Client, check
-    from protocol.messages.describe_groups import DescribeGroupsRequest
+    from broker.cli.client import Client
 
     with Client(bootstrap) as client:
         coordinator = _coordinator(client, group)
-        described = client.send(DescribeGroupsRequest(groups=[group]), coordinator).groups[0]
-        check(described.error_code, f"cannot describe group {group}", described.error_message)
-        assigned = {member.member_id: parse_assignment(member.member_assignment) for member in described.members}
+        state, described, assigned = _describe(client, coordinator, group)
         if members:
             rows: list[tuple[Any, ...]] = [
                 (
@@ -62,16 +59,43 @@ def describe(
                     member.client_host,
                     [f"{topic}:{index}" for topic, index in assigned[member.member_id]],
                 )
-                for member in described.members
+                for member in described
             ]
             show(("member", "client_id", "host", "partitions"), rows, json)
             return
         committed = _committed_offsets(client, coordinator, group)
-        if described.group_state == "Dead" and not committed:
+        if state == "Dead" and not committed:
             raise CommandError(f"no group {group}; `tailrace groups list` shows what there is")
         owners = {partition: member for member, partitions in assigned.items() for partition in partitions}
         columns = ("topic", "partition", "committed_offset", "end_offset", "lag", "member")
         show(columns, _offset_rows(client, committed, owners), json)
+
+
+def _describe(
+    client: Client, coordinator: Address, group: str
+) -> tuple[str, list[Any], dict[str, list[tuple[str, int]]]]:
+    """State, members, and the (topic, partition) pairs of each; of a group of the classic or of the new protocol."""
+    from broker.cli.client import check
+    from protocol.errors import ErrorCode
+    from protocol.messages.consumer_group_describe import ConsumerGroupDescribeRequest
+    from protocol.messages.describe_groups import DescribeGroupsRequest
+
+    classic = client.send(DescribeGroupsRequest(groups=[group]), coordinator).groups[0]
+    if classic.error_code == ErrorCode.GROUP_ID_NOT_FOUND:
+        found = client.send(ConsumerGroupDescribeRequest(group_ids=[group]), coordinator).groups[0]
+        if found.error_code == ErrorCode.NONE:
+            assigned = {
+                member.member_id: [
+                    (topic.topic_name, index)
+                    for topic in member.assignment.topic_partitions
+                    for index in topic.partitions
+                ]
+                for member in found.members
+            }
+            return found.group_state, found.members, assigned
+    check(classic.error_code, f"cannot describe group {group}", classic.error_message)
+    assigned = {member.member_id: parse_assignment(member.member_assignment) for member in classic.members}
+    return classic.group_state, classic.members, assigned
 
 
 def parse_assignment(data: bytes) -> list[tuple[str, int]]:
