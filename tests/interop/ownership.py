@@ -85,7 +85,7 @@ def double_owners(members: Iterable[MemberLog]) -> list[str]:
 
 
 def zombie_commits(members: Iterable[MemberLog]) -> list[str]:
-    """Commits that succeeded after a pause beyond the session, of partitions not given again since."""
+    """Commits asked for and granted after a pause beyond the session, of partitions not given again since."""
     found = []
     for member in members:
         for _, resumed in member.stopped_at:
@@ -95,7 +95,7 @@ def zombie_commits(members: Iterable[MemberLog]) -> list[str]:
                     continue
                 if event["event"] == "assigned":
                     given.update(places(event))
-                elif event["event"] == "commit" and event["error"] is None:
+                elif event["event"] == "commit" and event["error"] is None and event["began"] > resumed:
                     stale = {(topic, partition) for topic, partition, _ in event["offsets"]} - given
                     if stale:
                         found.append(f"{member.name} committed {sorted(stale)} after it was fenced")

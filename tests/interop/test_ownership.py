@@ -10,7 +10,7 @@ def given(at: int, event: str, *partitions: int) -> Event:
 
 
 def commit(at: int, partition: int, offset: int, error: str | None = None) -> Event:
-    return {"at": at, "event": "commit", "error": error, "offsets": [["t", partition, offset]]}
+    return {"at": at, "event": "commit", "began": at - 1, "error": error, "offsets": [["t", partition, offset]]}
 
 
 def test_a_hand_over_has_one_owner_at_a_time() -> None:
@@ -41,6 +41,8 @@ def test_the_dead_the_gone_and_the_paused_own_nothing() -> None:
 def test_a_commit_of_a_fenced_member_must_fail() -> None:
     events = [given(10, "assigned", 0), commit(40, 0, 7, "FENCED"), given(41, "lost", 0), given(50, "assigned", 1)]
     paused = MemberLog("paused", [*events, commit(51, 1, 3)], stopped_at=[(15, 39)])
+    answered_late = {**commit(39, 0, 6), "at": 40}
+    paused.events.insert(1, answered_late)
     assert zombie_commits([paused]) == []
     paused.events.append(commit(52, 0, 9))
     assert len(zombie_commits([paused])) == 1

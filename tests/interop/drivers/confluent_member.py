@@ -51,13 +51,13 @@ class Member:
         if not self.positions:
             return
         offsets = [TopicPartition(*place, at) for place, at in self.positions.items()]
-        error = None
+        error, began = None, time.monotonic_ns()
         try:
             answers = self.consumer.commit(offsets=offsets, asynchronous=False)
             error = next((each.error.name() for each in answers if each.error is not None), None)
         except KafkaException as failure:
             error = failure.args[0].name()
-        tell("commit", error=error, offsets=[(*place, at) for place, at in self.positions.items()])
+        tell("commit", began=began, error=error, offsets=[(*place, at) for place, at in self.positions.items()])
         self.positions.clear()
 
     def poll(self) -> None:

@@ -69,12 +69,13 @@ public class Member implements ConsumerRebalanceListener {
         Map<TopicPartition, OffsetAndMetadata> offsets = new HashMap<>();
         positions.forEach((partition, at) -> offsets.put(partition, new OffsetAndMetadata(at)));
         String error = null;
+        long began = System.nanoTime();
         try {
             consumer.commitSync(offsets);
         } catch (KafkaException failure) {
             error = failure.getClass().getSimpleName();
         }
-        ObjectNode told = event("commit").put("error", error);
+        ObjectNode told = event("commit").put("began", began).put("error", error);
         ArrayNode all = told.putArray("offsets");
         positions.forEach((p, at) -> all.addArray().add(p.topic()).add(p.partition()).add(at));
         positions.clear();
