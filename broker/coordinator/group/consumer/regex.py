@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-import re2
-
 _MEMORY_MAX = 1 << 20
 """Bytes that one compiled expression may take."""
 
@@ -48,6 +46,8 @@ def matching(expression: str, names: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(maxsize=1024)
 def _compile(expression: str) -> Any:
+    import re2  # not before somebody subscribes by expression
+
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _MEMORY_MAX
