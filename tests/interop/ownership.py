@@ -147,4 +147,8 @@ def watched(member: MemberLog) -> Watched:
                     else:
                         assignment.committed = at
                         assignment.uncertain.clear()
+    if member.killed_at is not None:  # its last commit may have been taken without its telling
+        for place in member.owned():
+            if current[place].seen:
+                current[place].uncertain.append(current[place].seen[-1].offset + 1)
     return Watched(found)

@@ -63,3 +63,10 @@ def test_polls_and_commits_become_assignments() -> None:
     )
     assert (first.start, first.committed, [each.id for each in first.seen]) == (5, 7, ["a", "b"])
     assert (second.start, second.committed, second.uncertain) == (7, None, [8])
+
+
+def test_the_last_commit_of_a_killed_member_is_unknown() -> None:
+    polled = {"at": 12, "event": "polled", "topic": "t", "partition": 0, "records": [[5, "a"], [6, "b"]]}
+    log = [given(10, "assigned", 0), polled]
+    (_, _, assignment), *_ = watched(MemberLog("dead", log, killed_at=13)).assignments
+    assert assignment.uncertain == [7]
