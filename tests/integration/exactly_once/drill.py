@@ -146,7 +146,7 @@ class Drill:
     def _next_fault(self) -> str:
         """Each kind in its turn, the frequent ones first, so that a short drill has them too."""
         if not self._deck:
-            rare = ["instance", "both", "twin", "pause"] if self.plan.broker_too else ["twin", "pause"]
+            rare = ["instance", "both", "twin", "pause", "pause"] if self.plan.broker_too else ["twin", "pause"]
             often = ["instance", "broker", "both"] if self.plan.broker_too else ["instance", "instance"]
             self.chance.shuffle(rare)
             self.chance.shuffle(often)
