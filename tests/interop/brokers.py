@@ -21,12 +21,12 @@ QUICK = {
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
     "group.consumer.min.session.timeout.ms": "1000",
-    "group.consumer.session.timeout.ms": "3000",
+    "group.consumer.session.timeout.ms": "5000",
     "group.consumer.min.heartbeat.interval.ms": "100",
     "group.consumer.heartbeat.interval.ms": "300",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "300",
 }
-"""Broker configs with which groups settle in a second and the dead are noticed in three."""
+"""Broker configs with which groups settle in a second and the dead are noticed in a few."""
 
 RECONNECT: dict[str, str | int] = {
     "reconnect.backoff.max.ms": 100,

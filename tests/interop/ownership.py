@@ -124,20 +124,18 @@ def watched(member: MemberLog) -> Watched:
     """Its polls and commits as assignments of a history; each begins where its first poll began."""
     found: list[tuple[float, str, Assignment]] = []
     current: dict[Place, Assignment] = {}
-
-    def begin(place: Place, at: int) -> None:
-        current[place] = Assignment(member.name, place[1], None)
-
+    given_at: dict[Place, int] = {}
     for event in member.events:
         match event["event"]:
             case "assigned":
                 for place in places(event):
-                    begin(place, event["at"])
+                    current[place], given_at[place] = Assignment(member.name, place[1], None), event["at"]
             case "polled":
-                assignment = current[event["topic"], event["partition"]]
+                place = (event["topic"], event["partition"])
+                assignment = current[place]
                 if not assignment.seen:
                     assignment.start = event["records"][0][0]
-                    found.append((event["at"], event["topic"], assignment))
+                    found.append((given_at[place], place[0], assignment))
                 assignment.seen += [Seen(assignment.partition, offset, name) for offset, name in event["records"]]
             case "commit":
                 for topic, partition, at in event["offsets"]:

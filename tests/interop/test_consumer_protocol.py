@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from .admin import create_topic
-from .brokers import a_broker
+from .brokers import QUICK, a_broker
 from .groups_drill import a_drill
 from .members import CLASSIC, wait_until
 
@@ -30,7 +30,8 @@ def test_members_come_go_die_and_pause(tmp_path: Path) -> None:
 
 
 def test_static_members_come_back_to_their_partitions(tmp_path: Path) -> None:
-    with a_broker(tmp_path) as broker, a_drill(broker, "g", TOPICS) as drill:
+    configs = {**QUICK, "group.consumer.session.timeout.ms": "10000"}  # a new process may take seconds to come back
+    with a_broker(tmp_path, configs) as broker, a_drill(broker, "g", TOPICS) as drill:
         one, two = drill.join("java", instance="one"), drill.join("librdkafka", instance="two")
         had = one.owned()
         intruder = drill.join("java", instance="one", settle=False)

@@ -70,3 +70,10 @@ def test_the_last_commit_of_a_killed_member_is_unknown() -> None:
     log = [given(10, "assigned", 0), polled]
     (_, _, assignment), *_ = watched(MemberLog("dead", log, killed_at=13)).assignments
     assert assignment.uncertain == [7]
+
+
+def test_assignments_are_ordered_by_when_they_were_given() -> None:
+    """A paused member may read on in its old assignment when others have long gone further."""
+    polled = {"at": 99, "event": "polled", "topic": "t", "partition": 0, "records": [[5, "a"]]}
+    (at, _, _), *_ = watched(MemberLog("paused", [given(10, "assigned", 0), polled])).assignments
+    assert at == 10

@@ -10,7 +10,7 @@ from .brokers import a_broker
 from .tool_story import CONFIGS
 from .tools_scenario import GOLDEN, record
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(240)]
 
 
 def test_tools_print_what_they_print_against_kafka(tmp_path: Path) -> None:
