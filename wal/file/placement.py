@@ -3,9 +3,8 @@
 On a fast disk, handing a commit to a thread and hearing back from it costs more than the write: two wake-ups of a
 sleeping thread, two fights for the interpreter's lock, and commits that are half as large. There the loop writes by
 itself, and what arrives meanwhile is the next commit. A slow disk is left to the thread: now and then a commit is
-written on the loop as a probe, and only a disk that most probes found fast is written to from the loop. A busy machine
-makes single writes look slow, so it is their balance that decides; a stall ends it at once, and after a probe that
-stalls it takes long until the next.
+written on the loop as a probe. A busy machine makes most writes look slow, whoever does them, so that one fast write in
+four is enough for a fast disk; a stall ends it at once, and after a probe that stalls it takes long until the next.
 
 Pure: durations come in.
 """
@@ -22,10 +21,10 @@ STALL_S = 0.020
 PROBE_INTERVAL = 32
 """Commits from one probe to the next."""
 PROBE_INTERVAL_AFTER_STALL = 2048
-_FAST_WEIGHS = 2
-_SLOW_WEIGHS = 3
+_FAST_WEIGHS = 3
+_SLOW_WEIGHS = 1
 _ON_LOOP_FROM = 4 * _FAST_WEIGHS
-_BALANCE_MAX = 64
+_BALANCE_MAX = 24
 
 
 class Placement:
