@@ -197,6 +197,10 @@ class Catalog(Protocol):
     async def unrecovered(self) -> list[BrokerInfo]:
         """Fenced registrations, superseded ones of a node id too, that wait for `recovered`, with their WAL's URL."""
 
+    async def claim_recovery(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> bool:
+        """Whether it is this broker that recovers that fenced registration. One that claimed it before and is not
+        registered any more has lost its claim."""
+
     async def renew_lease(self, node_id: int, broker_epoch: int, lease_ms: int) -> None:
         """A lease that ran out may be renewed as long as nobody fenced the broker. Raises BrokerFenced."""
 
@@ -220,7 +224,8 @@ class Catalog(Protocol):
         """Partition index -> new leader; bumps their leader epochs."""
 
     async def claim_partitions(self, node_id: int, broker_epoch: int) -> int:
-        """Give this broker every partition whose leader is closed, or fenced and recovered. Returns how many.
+        """Give every partition whose leader is closed, or fenced and recovered, to a broker that is alive: each to the
+        one that leads the fewest by then. Returns how many.
 
         A partition of this node id that a former registration has left unrecovered gets NO_LEADER: nobody may open it,
         until the log that has its tail is recovered and it is claimed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, exists, func, insert, select, update
 
 from s3stream.catalog.api import BrokerAlreadyRegistered, BrokerFenced, BrokerInfo, CatalogError
 from s3stream.catalog.locks import begin_change, record_changes, require_broker, take
@@ -136,6 +136,22 @@ def recovered(tx: Connection, node_id: int, epoch: int, by_node_id: int, by_brok
     else:
         tx.execute(delete(brokers).where(_is(node_id, epoch)))
     record_changes(tx, seq, BROKER_CHANGED, [str(node_id)])
+
+
+def claim_recovery(tx: Connection, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> bool:
+    require_broker(tx, by_node_id, by_broker_epoch)
+    recoverer = brokers.alias("recoverer")
+    claimed_by_another = exists().where(
+        recoverer.c.epoch == brokers.c.recoverer_epoch,
+        recoverer.c.epoch != by_broker_epoch,
+        recoverer.c.state == ACTIVE,
+    )
+    claimed = tx.execute(
+        update(brokers)
+        .where(_is(node_id, epoch), brokers.c.state == FENCED, ~claimed_by_another)
+        .values(recoverer_epoch=by_broker_epoch)
+    )
+    return claimed.rowcount == 1
 
 
 def unrecovered(tx: Connection) -> list[BrokerInfo]:

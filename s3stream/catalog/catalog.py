@@ -144,6 +144,11 @@ class SqlCatalog:
             lambda tx: brokers.recovered(tx, node_id, epoch, by_node_id, by_broker_epoch), idempotent=True
         )
 
+    async def claim_recovery(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> bool:
+        return await self._database.write(
+            lambda tx: brokers.claim_recovery(tx, node_id, epoch, by_node_id, by_broker_epoch), idempotent=True
+        )
+
     async def abandoned_objects(self, older_than_ms: int, limit: int) -> list[tuple[int, str]]:
         for _ in range(SWEEP_COUNT_MAX):
             seen = await self._database.write(lambda tx: objects.retire_dead(tx, None), idempotent=True)

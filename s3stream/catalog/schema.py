@@ -5,7 +5,8 @@ compares the two). There are no foreign keys: every transaction that removes a r
 
 * Times are ms since 1970 by the **database's** clock (`NowMs`).
 * A registration of a broker (`brokers` row) is never changed back: ACTIVE -> CLOSED, or ACTIVE -> FENCED -> RECOVERED.
-  Of one node id at most one row, the one with the highest epoch, is ACTIVE; older rows stay only while FENCED.
+  Of one node id at most one row, the one with the highest epoch, is ACTIVE; older rows stay only while FENCED. A FENCED
+  one is recovered by the broker of its `recoverer_epoch`, for as long as that one is ACTIVE.
 * A stream that has no row was deleted (or never was: ids are given out in order from `counters`).
 * An object goes PREPARED -> COMMITTED -> RETIRED -> no row, or PREPARED -> RETIRED -> no row.
 * A committed object carries a **witness**: one of its ranges that is still live, that is above its stream's start.
@@ -35,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The head of `migrations/versions`. Versions are four digits that count up, so that a newer one can be told."""
 
 ACTIVE, CLOSED, FENCED, RECOVERED = 0, 1, 2, 3
@@ -91,6 +92,7 @@ brokers = Table(
     Column("wal_url", Text, nullable=False),
     Column("state", SmallInteger, nullable=False),
     Column("lease_end_ms", BigInteger, nullable=False),
+    Column("recoverer_epoch", BigInteger),
 )
 
 topics = Table(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import heapify, heapreplace
 from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, insert, or_, select, update
-from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, or_, select, update
 
 from s3stream.catalog.api import NO_LEADER, CatalogError, NewTopic, PartitionInfo, TopicExists, TopicInfo, UnknownTopic
 from s3stream.catalog.locks import begin_change, chunks, record_changes, require_broker, take
@@ -20,6 +20,7 @@ from s3stream.catalog.schema import (
     STREAM_CLOSED,
     STREAM_ID,
     TOPIC_CHANGED,
+    NowMs,
     brokers,
     configs,
     partitions,
@@ -97,18 +98,41 @@ def claim_partitions(tx: Connection, node_id: int, broker_epoch: int) -> int:
     unrecovered = or_(partitions.c.log_stream_id.in_(lost), partitions.c.state_stream_id.in_(lost))
     # A leader that never registered holds nothing back either.
     held = exists().where(brokers.c.node_id == partitions.c.leader, brokers.c.state == ACTIVE)
-    claimed = tx.execute(_move_leader(node_id).where(and_(partitions.c.leader != node_id, ~held, ~unrecovered))).all()
-    offline = tx.execute(_move_leader(NO_LEADER).where(and_(partitions.c.leader == node_id, unrecovered))).all()
+    unled = (
+        select(partitions.c.topic_id, partitions.c.partition_index)
+        .where(partitions.c.leader != node_id, ~held, ~unrecovered)
+        .order_by(partitions.c.topic_id, partitions.c.partition_index)
+        .with_for_update()
+    )
+    claimed = tx.execute(unled).all()
+    heirs = _heirs(tx, node_id, len(claimed))
+    if claimed:
+        moves = zip(claimed, heirs, strict=True)
+        tx.execute(_SET_LEADER, [{"topic": t, "index": i, "new_leader": heir} for (t, i), heir in moves])
+    offline = tx.execute(
+        update(partitions)
+        .where(partitions.c.leader == node_id, unrecovered)
+        .values(leader=NO_LEADER, leader_epoch=partitions.c.leader_epoch + 1)
+        .returning(partitions.c.topic_id)
+    ).all()
     record_changes(tx, seq, TOPIC_CHANGED, sorted({row.topic_id.hex for row in (*claimed, *offline)}))
     return len(claimed)
 
 
-def _move_leader(leader: int) -> ReturningUpdate[tuple[UUID]]:
-    return (
-        update(partitions)
-        .values(leader=leader, leader_epoch=partitions.c.leader_epoch + 1)
-        .returning(partitions.c.topic_id)
-    )
+def _heirs(tx: Connection, node_id: int, count: int) -> list[int]:
+    """Who gets the next `count` partitions, so that what the brokers that are alive lead becomes even."""
+    alive = select(brokers.c.node_id).where(brokers.c.state == ACTIVE, brokers.c.lease_end_ms > NowMs())
+    led = select(partitions.c.leader, func.count()).group_by(partitions.c.leader)
+    counts: dict[int, int] = {row[0]: row[1] for row in tx.execute(led)}
+    # the one that asks lives, whatever its lease
+    ranked = [(counts.get(each, 0), each) for each in {node_id, *tx.execute(alive).scalars()}]
+    heapify(ranked)
+    heirs = []
+    for _ in range(count):
+        number, heir = ranked[0]
+        heirs.append(heir)
+        heapreplace(ranked, (number + 1, heir))
+    return heirs
 
 
 def alter_configs(tx: Connection, resource_type: str, name: str, values: Mapping[str, str | None]) -> None:

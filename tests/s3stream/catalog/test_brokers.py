@@ -161,12 +161,39 @@ async def test_partitions_are_claimed_from_the_closed_and_the_recovered_only(cat
         return [(p.leader, p.leader_epoch) for p in now.partitions]
 
     assert await catalog.claim_partitions(4, heir.epoch) == 2  # of the closed, and of node 5 that never was
-    assert await leaders() == [(1, 0), (4, 1), (3, 0), (4, 0), (4, 1)]
+    assert await leaders() == [(1, 0), (1, 1), (3, 0), (4, 0), (4, 1)]
     await catalog.recovered(3, fenced.epoch, 4, heir.epoch)
     assert await catalog.claim_partitions(4, heir.epoch) == 1
     assert await catalog.claim_partitions(4, heir.epoch) == 0
-    assert await leaders() == [(1, 0), (4, 1), (4, 1), (4, 0), (4, 1)]
+    assert await leaders() == [(1, 0), (1, 1), (1, 1), (4, 0), (4, 1)]
     assert alive.alive
+
+
+async def test_what_is_claimed_evens_out_what_brokers_lead(catalog: Catalog) -> None:
+    brokers = [await register(catalog, node_id) for node_id in (1, 2, 3)]
+    await catalog.create_topic(NewTopic("kept", [1] * 6 + [2] * 2, {}))
+    await catalog.create_topic(NewTopic("moved", [9] * 10, {}))
+    assert await catalog.claim_partitions(1, brokers[0].epoch) == 10
+    led = [p.leader for t in (await catalog.load_changes(0)).topics.values() if t is not None for p in t.partitions]
+    assert [led.count(node_id) for node_id in (1, 2, 3)] == [6, 6, 6]
+
+
+async def test_a_recovery_has_one_owner_until_that_one_is_gone(catalog: Catalog) -> None:
+    streams = await new_streams(catalog)
+    dead = await register(catalog, 1)
+    await open_streams(catalog, dead, streams)
+    first, second = [await register(catalog, node_id) for node_id in (2, 3)]
+    assert not await catalog.claim_recovery(1, dead.epoch, 2, first.epoch), "it is not fenced"
+    await catalog.fence_broker(1, dead.epoch)
+    assert await catalog.claim_recovery(1, dead.epoch, 2, first.epoch)
+    assert await catalog.claim_recovery(1, dead.epoch, 2, first.epoch), "it has the claim already"
+    assert not await catalog.claim_recovery(1, dead.epoch, 3, second.epoch)
+    await catalog.fence_broker(2, first.epoch)
+    with pytest.raises(BrokerFenced):
+        await catalog.claim_recovery(1, dead.epoch, 2, first.epoch)
+    assert await catalog.claim_recovery(1, dead.epoch, 3, second.epoch)
+    await catalog.recovered(1, dead.epoch, 3, second.epoch)
+    assert not await catalog.claim_recovery(1, dead.epoch, 3, second.epoch), "there is nothing left to do"
 
 
 async def test_what_a_former_registration_left_unrecovered_has_no_leader_until_it_is_recovered(
