@@ -32,6 +32,7 @@ from broker.config.definition import ConfigError
 from broker.coordinator.group.service import GroupService
 from broker.coordinator.transaction.service import TransactionService
 from broker.data_dir import DataDirError, check_data_dir, claim_data_dir, prepare_data_dir
+from broker.failover import Failover
 from broker.fetch_memory import FetchMemory
 from broker.fetch_sessions import FetchSessions
 from broker.lease import Lease
@@ -177,6 +178,9 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         storage.set_pressure_listener(server.pause_producers)
         await server.start(listening)
         stack.push_async_callback(server.stop)
+        failover = Failover(catalog, store, settings, epoch, services.image)
+        failover.start()
+        stack.push_async_callback(failover.stop)
         yield RunningBroker(address, services, server)
 
 

@@ -21,18 +21,19 @@ import structlog
 
 from broker.lease import lease_clock
 from broker.settings import Address, Settings
+from broker.wal_address import fence_log, is_sealed_by_looking, open_log
 from s3stream.api import StorageError
 from s3stream.catalog.api import BrokerInfo, Catalog
 from s3stream.objectstore.api import ObjectStore
 from s3stream.recovery import recover_wal
-from wal import fence_wal, open_wal
 from wal.api import RecoverableWal, Wal, WalError, WalLocked, WalUnreachable
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-LOCK_WAIT_S = 1.0
+LOCK_WAIT_S = 5.0
+"""How long somebody else may hold the log: a broker that recovers it, for one."""
 LOCK_CHECK_S = 0.02
 EXPIRY_CHECK_S = 0.2
 EXPIRY_LEASES_MAX = 2
@@ -44,19 +45,22 @@ class TakeoverError(Exception):
 
 
 async def fence_own_wal(wal_url: str, cluster_id: str) -> RecoverableWal | None:
-    """This node's log of last time, locked; None if there is none yet.
+    """This node's log of last time, locked; None if there is none yet, or if it has no lock: then its owner may live,
+    which only the registration can tell.
 
     Raises TakeoverError, WalError (WalForeign: the log is another cluster's, and stays as it is).
     """
+    if is_sealed_by_looking(wal_url):
+        return None
     try:
-        return await _when_free(wal_url, lambda: fence_wal(wal_url, owner=cluster_id))
+        return await _when_free(wal_url, lambda: fence_log(wal_url, cluster_id))
     except WalUnreachable:
         return None
 
 
 async def open_own_wal(wal_url: str, epoch: int, cluster_id: str) -> Wal:
     """The log, recovered and empty, ready to be appended to. Raises TakeoverError, WalError."""
-    return await _when_free(wal_url, lambda: open_wal(wal_url, epoch=epoch, owner=cluster_id))
+    return await _when_free(wal_url, lambda: open_log(wal_url, epoch, cluster_id))
 
 
 async def _when_free(wal_url: str, take: Callable[[], Awaitable[T]]) -> T:
@@ -124,9 +128,11 @@ async def _end_former(catalog: Catalog, former: BrokerInfo, settings: Settings, 
 
 
 async def _is_out(broker: BrokerInfo, cluster_id: str) -> bool:
-    """Whether the lock of its log is free."""
+    """Whether the lock of its log is free. A log that has no lock says nothing: its owner's lease does."""
+    if is_sealed_by_looking(broker.wal_url):
+        return False
     try:
-        wal = await fence_wal(broker.wal_url, owner=cluster_id)
+        wal = await fence_log(broker.wal_url, cluster_id)
     except WalError:
         return False
     await wal.close()
@@ -149,7 +155,7 @@ async def recover_logs(
     if own_wal is not None:
         own = [broker for broker in waiting if broker.epoch == own_wal.epoch]
         try:
-            await _recover(catalog, store, settings, broker_epoch, own_wal, own)
+            await recover_fenced(catalog, store, settings, broker_epoch, own_wal, own)
         finally:
             await own_wal.close()
         waiting = [broker for broker in waiting if broker not in own]
@@ -168,11 +174,11 @@ async def recover_logs(
 async def _recover_other(
     catalog: Catalog, store: ObjectStore, settings: Settings, broker_epoch: int, broker: BrokerInfo
 ) -> None:
-    wal = await fence_wal(broker.wal_url, owner=catalog.cluster_id)
+    wal = await fence_log(broker.wal_url, catalog.cluster_id)
     try:
         if wal.epoch != broker.epoch:
             raise WalUnreachable(f"the log at {broker.wal_url} is another one (epoch {wal.epoch})")
-        await _recover(catalog, store, settings, broker_epoch, wal, [broker])
+        await recover_fenced(catalog, store, settings, broker_epoch, wal, [broker])
     finally:
         await wal.close()
 
@@ -188,7 +194,7 @@ async def _fence_dead(catalog: Catalog, node_id: int) -> None:
             await catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True)
 
 
-async def _recover(
+async def recover_fenced(
     catalog: Catalog,
     store: ObjectStore,
     settings: Settings,
@@ -196,6 +202,7 @@ async def _recover(
     wal: RecoverableWal,
     owners: list[BrokerInfo],
 ) -> None:
+    """Bring the tail of a log into objects, tell the catalog that its owners are recovered, empty the log."""
     await recover_wal(wal, catalog, store, settings.node_id, broker_epoch, settings=settings.storage)
     for broker in owners:
         await catalog.recovered(broker.node_id, broker.epoch, settings.node_id, broker_epoch)

@@ -30,7 +30,9 @@ from s3stream.catalog.api import BrokerInfo, Catalog, CatalogError, Changes, Top
 log = structlog.get_logger()
 
 FOLLOW_INTERVAL_S = 1.0
-"""How often the follower asks the catalog for changes."""
+"""How often the follower asks the catalog for changes while there is no other broker, and who is alive."""
+CLUSTER_FOLLOW_INTERVAL_S = 0.1
+"""How often it asks for changes while there are others: what one does, all know after this time."""
 
 Subscriber = Callable[[Changes], None]
 
@@ -150,11 +152,15 @@ class MetadataImage:
 
     async def _follow(self, on_failed: Callable[[Exception], None]) -> None:
         reachable = True
+        refreshed_at = asyncio.get_running_loop().time()
         while True:
-            await asyncio.sleep(self._follow_interval_s)
+            interval_s = self._follow_interval_s
+            await asyncio.sleep(interval_s if len(self._brokers) <= 1 else min(interval_s, CLUSTER_FOLLOW_INTERVAL_S))
             try:
                 await self.refresh()
-                await self._refresh_brokers()
+                if (now := asyncio.get_running_loop().time()) - refreshed_at >= interval_s:
+                    refreshed_at = now
+                    await self._refresh_brokers()
             except CatalogError as error:
                 if reachable:
                     log.warning("metadata is not followed: catalog unreachable", error=str(error))

@@ -1,0 +1,178 @@
+"""Takes over from other brokers of the cluster that are out, while this one serves.
+
+Every broker watches every other one (`PeerWatch`), and looks at all of them now and then. One that may be out is fenced
+with proof: the free lock of its log, the seal that was put to it, or a lease that has run out on the database's clock.
+Whoever gets the claim recovers the log's tail into objects; then its partitions are shared among those that are
+alive, who learn of it from the catalog. A broker that stopped cleanly left nothing to recover: its partitions are
+only shared.
+
+Nothing here is needed for safety: two that do the same at once get in each other's way in the catalog, harmlessly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+
+from broker.cluster.image import MetadataImage
+from broker.peer_watch import PeerWatch
+from broker.settings import Address, Settings
+from broker.takeover import recover_fenced
+from broker.wal_address import fence_log, is_sealed_by_looking
+from s3stream.api import StorageError
+from s3stream.catalog.api import BrokerInfo, Catalog, CatalogError, Changes
+from s3stream.objectstore.api import ObjectStore
+from wal.api import RecoverableWal, WalError, WalLocked
+
+log = structlog.get_logger()
+
+LOOK_INTERVAL_S = 1.0
+"""How often all other brokers are looked at when nothing tells of a change."""
+
+
+class Failover:
+    def __init__(
+        self, catalog: Catalog, store: ObjectStore, settings: Settings, broker_epoch: int, image: MetadataImage
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._settings = settings
+        self._node_id = settings.node_id
+        self._broker_epoch = broker_epoch
+        self._image = image
+        self._watch = PeerWatch(self._wake)
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._unsubscribe = image.subscribe(self._changed)
+        self._unrecoverable: dict[int, str] = {}
+        """Broker epoch -> why its log could not be recovered, as it was logged last."""
+        self._shared_generation = -1
+        """Of the image when its partitions were looked through last."""
+
+    def start(self) -> None:
+        self._follow()
+        self._task = asyncio.create_task(self._run(), name="failover")
+
+    async def stop(self) -> None:
+        self._unsubscribe()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._watch.close()
+
+    def _changed(self, changes: Changes) -> None:
+        if changes.brokers:
+            self._follow()
+            self._wake()
+
+    def _follow(self) -> None:
+        self._watch.follow(
+            {
+                broker.epoch: Address(broker.host, broker.port)
+                for broker in self._others()
+                if not broker.closed and not broker.fenced
+            }
+        )
+
+    def _others(self) -> list[BrokerInfo]:
+        return [broker for broker in self._image.registered_brokers() if broker.node_id != self._node_id]
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except CatalogError as error:
+                log.debug("other brokers are not looked at: catalog unreachable", error=str(error))
+            except Exception:
+                log.exception("looking at other brokers has a defect")
+            self._woken.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_INTERVAL_S):
+                    await self._woken.wait()
+
+    async def _look(self) -> None:
+        others = self._others()
+        if not others:
+            return
+        for broker in others:
+            if not broker.closed:
+                await self._look_at(broker)
+        for broker in await self._catalog.unrecovered():
+            # those that a newer registration of the same node has replaced, too
+            await self._look_at(broker)
+        generation = self._image.generation
+        if generation != self._shared_generation:
+            if self._any_partition_is_left():
+                moved = await self._catalog.claim_partitions(self._node_id, self._broker_epoch)
+                if moved:
+                    log.info("partitions of brokers that are out were shared", partitions=moved)
+                    await self._image.refresh()
+            self._shared_generation = generation
+
+    def _any_partition_is_left(self) -> bool:
+        """The image knows of a partition whose leader is gone for good, or that has none."""
+        held = {broker.node_id for broker in self._image.registered_brokers() if not broker.closed}
+        return any(each.leader not in held for topic in self._image.topics() for each in topic.partitions)
+
+    async def _look_at(self, broker: BrokerInfo) -> None:
+        """Take over from it if it is out."""
+        try:
+            wal = await self._fence(broker)
+        except WalError as error:
+            if not broker.alive:
+                self._tell(broker, str(error))
+            return
+        if wal is None:
+            return
+        try:
+            await self._take_over(broker, wal)
+        except (WalError, StorageError) as error:
+            self._tell(broker, str(error))
+        finally:
+            await wal.close()
+
+    async def _fence(self, broker: BrokerInfo) -> RecoverableWal | None:
+        """Its log, if it is out. Raises WalError if the log cannot be reached from here."""
+        if is_sealed_by_looking(broker.wal_url):
+            is_out = broker.fenced or self._watch.is_gone(broker.epoch)
+            if not is_out and (broker.alive or not await self._end_expired(broker)):
+                return None
+            return await fence_log(broker.wal_url, self._catalog.cluster_id)
+        try:
+            return await fence_log(broker.wal_url, self._catalog.cluster_id)
+        except WalLocked:
+            # it lives, or somebody else recovers it
+            return None
+
+    async def _end_expired(self, broker: BrokerInfo) -> bool:
+        return await self._catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True)
+
+    async def _take_over(self, broker: BrokerInfo, wal: RecoverableWal) -> None:
+        if wal.epoch != broker.epoch:
+            # it has not opened its log yet, or this is another one at the same address
+            if not broker.alive:
+                await self._end_expired(broker)
+            return
+        await self._catalog.fence_broker(broker.node_id, broker.epoch)
+        claim = (broker.node_id, broker.epoch, self._node_id, self._broker_epoch)
+        if await self._catalog.claim_recovery(*claim):
+            log.info("taking over", node=broker.node_id, epoch=broker.epoch)
+            await recover_fenced(self._catalog, self._store, self._settings, self._broker_epoch, wal, [broker])
+            self._unrecoverable.pop(broker.epoch, None)
+        await self._image.refresh()
+
+    def _tell(self, broker: BrokerInfo, reason: str) -> None:
+        if self._unrecoverable.get(broker.epoch) != reason:
+            self._unrecoverable[broker.epoch] = reason
+            log.error(
+                "partitions stay offline: write-ahead log of a dead broker not recovered",
+                node=broker.node_id,
+                epoch=broker.epoch,
+                error=reason,
+            )

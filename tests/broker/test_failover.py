@@ -1,0 +1,302 @@
+"""Brokers that are out are taken over from while this one serves; living and starting ones are left alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from broker.cluster.image import MetadataImage
+from broker.config.broker_config import BrokerConfig
+from broker.failover import Failover
+from broker.peer_watch import PeerWatch
+from broker.settings import Address, Settings, load_settings
+from broker.wal_address import open_log
+from s3stream.catalog import open_catalog
+from s3stream.catalog.api import Catalog, NewTopic
+from s3stream.objectstore.memory import MemoryStore
+from s3stream.wal_record import encode_header
+from wal import fence_wal, memory
+from wal.api import Wal
+from wal.memory import MemoryWal
+
+HOUR_MS = 3_600_000
+
+
+class Cluster:
+    """Registrations in one catalog, by node id; node 9 is the broker under test."""
+
+    def __init__(self, catalog: Catalog, wals: str, tmp_path: Path) -> None:
+        self.catalog = catalog
+        self.wals = wals
+        self.tmp_path = tmp_path
+        self.store = MemoryStore()
+        self.epochs: dict[int, int] = {}
+        self.logs: dict[int, Wal] = {}
+
+    def settings(self, node_id: int) -> Settings:
+        return load_settings({"node_id": node_id, "wal": f"{self.wals}/{node_id}"}, {}, None)
+
+    async def register(self, node_id: int, *, lease_ms: int = HOUR_MS, port: int = 1) -> None:
+        url = self.settings(node_id).wal_url
+        found = await self.catalog.register_broker(node_id, "127.0.0.1", port, None, url, lease_ms, uuid4())
+        self.epochs[node_id] = found.epoch
+
+    async def serve(self, node_id: int, *, lease_ms: int = HOUR_MS, port: int = 1, records: int = 3) -> int:
+        """A broker that leads two partitions and has acknowledged `records` in one; returns that one's stream."""
+        await self.register(node_id, lease_ms=lease_ms, port=port)
+        topic = await self.catalog.create_topic(NewTopic(f"t{node_id}", [node_id] * 2, {}))
+        stream_id = topic.partitions[0].log_stream_id
+        (stream,) = await self.catalog.open_streams(node_id, self.epochs[node_id], [stream_id])
+        log = await open_log(self.settings(node_id).wal_url, self.epochs[node_id], self.catalog.cluster_id)
+        for offset in range(records):
+            log.append((encode_header(stream_id, stream.epoch, offset, 1, 0), b"record"))
+        await log.flush()
+        self.logs[node_id] = log
+        return stream_id
+
+    def die(self, node_id: int) -> None:
+        log = self.logs[node_id]
+        assert isinstance(log, MemoryWal)
+        log.crash()
+
+    async def survivor(self, node_id: int = 9) -> Survivor:
+        if node_id not in self.epochs:
+            await self.register(node_id)
+        image = MetadataImage(self.catalog, BrokerConfig({}), node_id, follow_interval_s=0.02)
+        await image.start()
+        return Survivor(self, image, node_id)
+
+    async def leaders(self, node_id: int) -> list[int]:
+        topics = (await self.catalog.load_changes(0)).topics.values()
+        return [p.leader for t in topics if t is not None and t.name == f"t{node_id}" for p in t.partitions]
+
+    async def is_led_by(self, node_id: int, leaders: list[int]) -> bool:
+        return await self.leaders(node_id) == leaders
+
+    async def end_offset(self, stream_id: int) -> int:
+        (info,) = await self.catalog.stream_infos([stream_id])
+        return info.end_offset
+
+
+class Survivor:
+    def __init__(self, cluster: Cluster, image: MetadataImage, node_id: int) -> None:
+        self.image = image
+        self.failover = Failover(
+            cluster.catalog, cluster.store, cluster.settings(node_id), cluster.epochs[node_id], image
+        )
+
+    async def look(self) -> None:
+        await self.image.refresh()
+        await self.failover._look()
+
+    async def close(self) -> None:
+        await self.failover.stop()
+        await self.image.stop()
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            if await holds():
+                return
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def catalog() -> AsyncIterator[Catalog]:
+    catalog = await open_catalog("sqlite://")
+    yield catalog
+    await catalog.close()
+
+
+@pytest.fixture
+def cluster(catalog: Catalog, tmp_path: Path) -> Iterator[Cluster]:
+    yield Cluster(catalog, f"memory://{tmp_path}", tmp_path)
+    for node_id in range(10):
+        memory.forget(f"{tmp_path}/{node_id}")
+
+
+@pytest.fixture
+def object_cluster(catalog: Catalog, tmp_path: Path) -> Cluster:
+    return Cluster(catalog, f"object+file://{tmp_path}", tmp_path)
+
+
+async def test_the_tail_of_a_dead_broker_is_recovered_and_its_partitions_are_shared(cluster: Cluster) -> None:
+    stream_id = await cluster.serve(1)
+    await cluster.register(5)
+    survivor = await cluster.survivor()
+    await survivor.look()
+    assert await cluster.leaders(1) == [1, 1], "it lives"
+    cluster.die(1)
+    await survivor.look()
+    assert await cluster.end_offset(stream_id) == 3
+    assert await cluster.leaders(1) == [5, 9]
+    assert await cluster.catalog.unrecovered() == []
+    assert [(b.closed, b.alive) for b in await cluster.catalog.brokers() if b.node_id == 1] == [(True, False)]
+    log = await fence_wal(cluster.settings(1).wal_url)
+    assert [chunk async for chunk in log.records()] == [], "what is recovered is let go"
+    await log.close()
+    await survivor.close()
+
+
+async def test_a_lost_connection_is_enough_to_notice_a_death(cluster: Cluster) -> None:
+    connected = asyncio.get_running_loop().create_future()
+    server = await asyncio.start_server(lambda reader, writer: connected.set_result(writer), "127.0.0.1", 0)
+    stream_id = await cluster.serve(1, port=server.sockets[0].getsockname()[1])
+    survivor = await cluster.survivor()
+    survivor.failover.start()
+    writer = await connected
+    cluster.die(1)
+    server.close()
+    writer.close()
+    await until(lambda: cluster.is_led_by(1, [9, 9]))
+    assert await cluster.end_offset(stream_id) == 3
+    await survivor.close()
+
+
+async def test_a_broker_that_starts_is_left_alone(cluster: Cluster) -> None:
+    await cluster.serve(1)
+    cluster.die(1)
+    former = cluster.epochs[1]
+    await cluster.catalog.fence_broker(1, former)
+    await cluster.register(1)  # it has its new epoch, and is about to recover the log of the former one
+    survivor = await cluster.survivor()
+    starting = await fence_wal(cluster.settings(1).wal_url)
+    await survivor.look()
+    await starting.close()
+    assert [(b.epoch, b.alive) for b in await cluster.catalog.brokers() if b.node_id == 1] == [
+        (cluster.epochs[1], True)
+    ]
+    assert [b.epoch for b in await cluster.catalog.unrecovered()] == [former]
+    await survivor.close()
+
+
+async def test_a_broker_that_stopped_cleanly_has_its_partitions_shared(cluster: Cluster) -> None:
+    stream_id = await cluster.serve(1, records=0)
+    (info,) = await cluster.catalog.stream_infos([stream_id])
+    await cluster.catalog.close_streams(1, cluster.epochs[1], {stream_id: info.epoch})
+    await cluster.logs[1].close()
+    await cluster.catalog.close_broker(1, cluster.epochs[1])
+    survivor = await cluster.survivor()
+    await survivor.look()
+    assert await cluster.leaders(1) == [9, 9]
+    await survivor.close()
+
+
+async def test_a_log_that_cannot_be_reached_leaves_partitions_offline_until_it_can(cluster: Cluster) -> None:
+    stream_id = await cluster.serve(1, lease_ms=0)
+    cluster.die(1)
+    name = f"{cluster.tmp_path}/1"
+    away = memory._logs.pop(name)
+    survivor = await cluster.survivor()
+    await survivor.look()
+    assert await cluster.leaders(1) == [1, 1]
+    assert await cluster.catalog.unrecovered() == [], "nobody gains by fencing it: it may come back"
+    memory._logs[name] = away
+    await survivor.look()
+    assert await cluster.leaders(1) == [9, 9]
+    assert await cluster.end_offset(stream_id) == 3
+    await survivor.close()
+
+
+async def test_two_that_notice_at_once_recover_once(cluster: Cluster) -> None:
+    stream_id = await cluster.serve(1, records=50)
+    survivors = [await cluster.survivor(node_id) for node_id in (7, 8)]
+    cluster.die(1)
+    for _ in range(3):
+        await asyncio.gather(*(survivor.look() for survivor in survivors))
+    assert await cluster.end_offset(stream_id) == 50
+    assert await cluster.leaders(1) == [7, 8]
+    for survivor in survivors:
+        await survivor.close()
+
+
+async def test_a_recovery_whose_broker_died_is_taken_up_by_another(cluster: Cluster) -> None:
+    stream_id = await cluster.serve(1)
+    cluster.die(1)
+    await cluster.serve(2)
+    await cluster.catalog.fence_broker(1, cluster.epochs[1])
+    assert await cluster.catalog.claim_recovery(1, cluster.epochs[1], 2, cluster.epochs[2])
+    survivor = await cluster.survivor()
+    await survivor.look()
+    assert await cluster.end_offset(stream_id) == 0, "somebody who lives is at it"
+    cluster.die(2)
+    await survivor.look()
+    await survivor.look()
+    assert await cluster.end_offset(stream_id) == 3
+    assert await cluster.leaders(1) == [9, 9]
+    await survivor.close()
+
+
+async def test_a_log_of_objects_is_not_sealed_while_its_owner_may_live(object_cluster: Cluster) -> None:
+    cluster = object_cluster
+    await cluster.serve(1)
+    survivor = await cluster.survivor()
+    await survivor.look()
+    log = cluster.logs[1]
+    log.append([b"more"])
+    await log.flush()
+    await log.close()
+    await survivor.close()
+
+
+async def test_a_log_of_objects_is_sealed_when_the_lease_is_over(object_cluster: Cluster) -> None:
+    cluster = object_cluster
+    stream_id = await cluster.serve(1, lease_ms=0)
+    survivor = await cluster.survivor()
+    await survivor.look()
+    assert await cluster.end_offset(stream_id) == 3
+    assert await cluster.leaders(1) == [9, 9]
+    await survivor.close()
+
+
+async def test_a_log_of_objects_is_sealed_when_nobody_listens_where_its_owner_did(object_cluster: Cluster) -> None:
+    cluster = object_cluster
+    connected = asyncio.Event()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        connected.set()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    stream_id = await cluster.serve(1, port=server.sockets[0].getsockname()[1])
+    survivor = await cluster.survivor()
+    survivor.failover.start()
+    async with asyncio.timeout(10):
+        await connected.wait()
+    server.close()
+    for writer in writers:
+        writer.close()
+    await until(lambda: cluster.is_led_by(1, [9, 9]))
+    assert await cluster.end_offset(stream_id) == 3
+    await survivor.close()
+
+
+async def test_who_never_listened_is_not_gone() -> None:
+    lost = asyncio.Event()
+    watch = PeerWatch(lost.set)
+    closed = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    port = closed.sockets[0].getsockname()[1]
+    closed.close()
+    await closed.wait_closed()
+    watch.follow({1: Address("127.0.0.1", port)})
+    await asyncio.sleep(0.05)
+    assert not watch.is_gone(1)
+    assert not lost.is_set()
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", port)
+    async with asyncio.timeout(10):
+        await lost.wait()
+    server.close()
+
+    async def is_gone() -> bool:
+        return watch.is_gone(1)
+
+    await until(is_gone)
+    watch.follow({})
+    assert not watch.is_gone(1)
+    await watch.close()
