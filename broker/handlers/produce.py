@@ -112,6 +112,8 @@ def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> 
         return response
     work = _TransactionalProduce(services, ctx, request, pending, transaction)
     services.verification.order.add(work.key, work)
+    if work.refused is not None:
+        raise work.refused
     return pending
 
 
@@ -177,7 +179,7 @@ class _TransactionalProduce:
     """One request in the order of its producer: appended when all its partitions are known to be in the transaction,
     or not to be."""
 
-    __slots__ = ("_ctx", "_pending", "_request", "_services", "_transaction", "key")
+    __slots__ = ("_ctx", "_pending", "_request", "_services", "_transaction", "key", "refused")
 
     def __init__(
         self,
@@ -193,6 +195,9 @@ class _TransactionalProduce:
         self._pending = pending
         self._transaction = transaction
         self.key = ctx.connection_id, transaction.producer_id
+        self.refused: Refused | None = None
+        """Set within the handler's call it closes the connection; later it is too late for that: others behind it have
+        been taken."""
 
     def begin(self) -> bool:
         transaction = self._transaction
@@ -205,20 +210,17 @@ class _TransactionalProduce:
 
     def _verified(self, verdicts: Verdicts) -> None:
         self._transaction.verified(verdicts)
-        try:
-            self._append()
-        except Refused as refused:
-            # too late to close the connection: others behind it have been taken
-            log.info("a batch in a transaction was lost", reason=str(refused))
-            self._pending.complete(None)
+        self._append()
         self._services.verification.order.done(self.key)
 
     def _append(self) -> None:
         try:
             if _append_all(self._services, self._ctx, self._request, self._pending, self._transaction) is None:
                 self._pending.complete(None)
-        except Refused:
-            raise
+        except Refused as refused:
+            log.info("a batch in a transaction was lost", reason=str(refused))
+            self.refused = refused
+            self._pending.complete(None)
         except Exception:
             # the ones behind it must not wait for ever
             log.exception("produce failed")

@@ -84,6 +84,9 @@ def _verify(
         code = verdicts[CONSUMER_OFFSETS, index]
         if code is not ErrorCode.NONE:
             reply.refuse(offset_commit_refusal(code, support))
+        elif services.partitions.get(CONSUMER_OFFSETS, index) is not partition:
+            # opened again meanwhile, or gone: the guard is of another partition
+            reply.refuse(ErrorCode.NOT_COORDINATOR)
         else:
             _commit(services, request, topic_ids, reply, guard)
 

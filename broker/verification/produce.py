@@ -32,6 +32,7 @@ class ProduceTransaction:
         "_batches",
         "_failed",
         "_guards",
+        "_looked_at",
         "_verifies",
         "producer_epoch",
         "producer_id",
@@ -47,11 +48,13 @@ class ProduceTransaction:
         self._verifies = verification_enabled or self.support is Support.IMPLICIT_ADD
         self._batches: list[tuple[Partition, int]] = []
         """With their base sequences."""
+        self._looked_at: set[Partition] = set()
         self._guards: dict[Partition, VerificationGuard] = {}
         self._failed: dict[Partition, PartitionError] = {}
 
     def add(self, partition: Partition, records: memoryview) -> bool:
         """Look at a batch of the request. False: it is of another producer than the ones before."""
+        self._looked_at.add(partition)
         if len(records) < HEADER_SIZE:
             return True
         attributes, producer_id, producer_epoch, base_sequence = _unpack(records, ATTRIBUTES_POSITION)
@@ -98,7 +101,10 @@ class ProduceTransaction:
                 self._failed[partition] = PartitionError(code, message or code.name)
 
     def append(self, partition: Partition, records: memoryview, now_ms: int, zstd: bool) -> Appended:
-        """As `Partition.append_as_leader`."""
+        """As `Partition.append_as_leader`. A partition that was opened since its batch was looked at knows nothing of a
+        verification; the producer comes again."""
+        if partition not in self._looked_at:
+            raise PartitionError(ErrorCode.NOT_LEADER_OR_FOLLOWER, "the partition was opened again meanwhile")
         if self._failed and (error := self._failed.get(partition)) is not None:
             raise error
         return partition.append_as_leader(

@@ -331,6 +331,35 @@ async def test_acks_0_is_not_answered_whether_it_waited_or_not() -> None:
     assert not len(node.services.verification.order)
 
 
+async def test_what_is_refused_behind_a_waiting_batch_stops_nobody() -> None:
+    node = TransactionNode()
+    topic = await node.topic("t")
+    results = [node.send(("t", txn()), acks=0), node.send(("t", txn(7)), acks=0), node.send(("t", txn(1)))]
+    neighbour = node.send(("t", txn(producer_id=8)), connection_id=2, transactional_id="neighbour")
+    await node.coordinator.answer()
+    assert [node.codes(results[2]), node.codes(neighbour)] == [[ErrorCode.NONE]] * 2
+    assert [outcome(result) for result in results[:2]] == [None, None]
+    assert node.log(topic).next_offset == 3
+    assert not len(node.services.verification.order)
+
+
+@pytest.mark.parametrize("was_open", [True, False])
+async def test_a_partition_opened_between_question_and_answer_is_to_be_tried_again(was_open: bool) -> None:
+    node = TransactionNode()
+    topic = await node.topic("t")
+    other = await node.topic("other")
+    if not was_open:
+        await node.partitions.close_topic(topic.topic_id)
+    result = node.send(("t", txn()), ("other", txn()))
+    await node.coordinator.question()
+    if was_open:
+        await node.partitions.close_topic(topic.topic_id)
+    await node.partitions.open_topic(topic)
+    await node.coordinator.answer()
+    assert node.codes(result) == [ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.NONE]
+    assert (node.log(topic).next_offset, node.log(other).next_offset) == (0, 1)
+
+
 async def test_batches_cut_short_are_refused_without_asking_anybody() -> None:
     node = TransactionNode()
     await node.topic("t")

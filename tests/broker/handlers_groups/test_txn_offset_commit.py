@@ -182,6 +182,30 @@ async def test_a_transaction_that_ended_since_it_was_verified_takes_nothing_more
     assert await setting.fetched() == (-1, ErrorCode.NONE)
 
 
+async def test_a_partition_opened_between_question_and_answer_is_to_be_found_again(setting: Setting) -> None:
+    node, call = setting.node, setting.coordinator.call
+    topic = node.image.topic(CONSUMER_OFFSETS)
+    assert topic is not None
+    asked = asyncio.Event()
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def answer_later(*arguments: Any) -> asyncio.Future[Any]:
+        asked.set()
+        call(*arguments).add_done_callback(lambda given: late.append(given.result()))
+        return answer
+
+    late: list[Any] = []
+    setting.coordinator.call = answer_later  # type: ignore[method-assign]
+    commit = asyncio.ensure_future(setting.commit(5))
+    await asked.wait()
+    await node.partitions.close_topic(topic.topic_id)
+    await node.partitions.open_topic(topic)
+    await node.groups.wait_loaded()
+    answer.set_result(late[0])
+    assert await commit == ErrorCode.NOT_COORDINATOR
+    assert await setting.fetched() == (-1, ErrorCode.NONE)
+
+
 async def test_an_older_epoch_is_refused_by_the_log(setting: Setting) -> None:
     await setting.commit(5, producer_epoch=3)
     assert await setting.commit(6, producer_epoch=2) == ErrorCode.INVALID_PRODUCER_EPOCH
