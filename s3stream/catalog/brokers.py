@@ -145,6 +145,8 @@ def claim_recovery(tx: Connection, node_id: int, epoch: int, by_node_id: int, by
         recoverer.c.epoch == brokers.c.recoverer_epoch,
         recoverer.c.epoch != by_broker_epoch,
         recoverer.c.state == ACTIVE,
+        # one whose own log nobody can reach stays active for ever
+        recoverer.c.lease_end_ms > NowMs(),
     )
     claimed = tx.execute(
         update(brokers)

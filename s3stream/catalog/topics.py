@@ -96,11 +96,16 @@ def claim_partitions(tx: Connection, node_id: int, broker_epoch: int) -> int:
         streams.c.broker_epoch.in_(select(brokers.c.epoch).where(brokers.c.state == FENCED)),
     )
     unrecovered = or_(partitions.c.log_stream_id.in_(lost), partitions.c.state_stream_id.in_(lost))
-    # A leader that never registered holds nothing back either.
-    held = exists().where(brokers.c.node_id == partitions.c.leader, brokers.c.state == ACTIVE)
+    # A leader that never registered holds nothing back either. One whose lease is over holds what it has opened.
+    held = exists().where(
+        brokers.c.node_id == partitions.c.leader, brokers.c.state == ACTIVE, brokers.c.lease_end_ms > NowMs()
+    )
+    out = select(brokers.c.epoch).where(or_(brokers.c.state == FENCED, brokers.c.lease_end_ms <= NowMs()))
+    left_open = select(streams.c.stream_id).where(streams.c.broker_epoch.in_(out))
+    is_left_open = or_(partitions.c.log_stream_id.in_(left_open), partitions.c.state_stream_id.in_(left_open))
     unled = (
         select(partitions.c.topic_id, partitions.c.partition_index)
-        .where(partitions.c.leader != node_id, ~held, ~unrecovered)
+        .where(partitions.c.leader != node_id, ~held, ~is_left_open)
         .order_by(partitions.c.topic_id, partitions.c.partition_index)
         .with_for_update()
     )

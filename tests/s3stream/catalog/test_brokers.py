@@ -196,6 +196,29 @@ async def test_a_recovery_has_one_owner_until_that_one_is_gone(catalog: Catalog)
     assert not await catalog.claim_recovery(1, dead.epoch, 3, second.epoch), "there is nothing left to do"
 
 
+async def test_a_recovery_is_free_again_when_the_lease_of_its_owner_is_over(catalog: Catalog) -> None:
+    streams = await new_streams(catalog)
+    dead, owner, other = [
+        await register(catalog, 1),
+        await register(catalog, 2, lease_ms=0),
+        await register(catalog, 3),
+    ]
+    await open_streams(catalog, dead, streams)
+    await catalog.fence_broker(1, dead.epoch)
+    assert await catalog.claim_recovery(1, dead.epoch, 2, owner.epoch)
+    assert await catalog.claim_recovery(1, dead.epoch, 3, other.epoch)
+
+
+async def test_what_a_broker_has_not_opened_is_claimed_when_its_lease_is_over(catalog: Catalog) -> None:
+    late, heir = await register(catalog, 1, lease_ms=0), await register(catalog, 2)
+    topic = await catalog.create_topic(NewTopic("t", [1, 1, 2], {}))
+    await open_streams(catalog, late, [topic.partitions[0].state_stream_id])
+    assert await catalog.claim_partitions(2, heir.epoch) == 1
+    [now] = (await catalog.load_changes(0)).topics.values()
+    assert now is not None
+    assert [p.leader for p in now.partitions] == [1, 2, 2]
+
+
 async def test_what_a_former_registration_left_unrecovered_has_no_leader_until_it_is_recovered(
     catalog: Catalog,
 ) -> None:
