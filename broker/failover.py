@@ -17,6 +17,7 @@ from contextlib import suppress
 import structlog
 
 from broker.cluster.image import MetadataImage
+from broker.lease import lease_clock
 from broker.peer_watch import PeerWatch
 from broker.settings import Address, Settings
 from broker.takeover import recover_fenced
@@ -24,7 +25,7 @@ from broker.wal_address import fence_log, is_sealed_by_looking
 from s3stream.api import StorageError
 from s3stream.catalog.api import BrokerInfo, Catalog, CatalogError, Changes
 from s3stream.objectstore.api import ObjectStore
-from wal.api import RecoverableWal, WalError, WalLocked
+from wal.api import RecoverableWal, WalError, WalLocked, WalOfAnotherEpoch
 
 log = structlog.get_logger()
 
@@ -48,6 +49,9 @@ class Failover:
         self._unsubscribe = image.subscribe(self._changed)
         self._unrecoverable: dict[int, str] = {}
         """Broker epoch -> why its log could not be recovered, as it was logged last."""
+        self._answered_at = self._leases_count_from = lease_clock()
+        self._patience_s = settings.lease_ms / 2000
+        """How long the others have, when the catalog answers again, to renew leases that ended meanwhile."""
         self._shared_generation = -1
         """Of the image when its partitions were looked through last."""
 
@@ -90,7 +94,7 @@ class Failover:
             except CatalogError as error:
                 log.debug("other brokers are not looked at: catalog unreachable", error=str(error))
             except Exception:
-                log.exception("looking at other brokers has a defect")
+                log.exception("looking for partitions of brokers that are out has a defect")
             self._woken.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_INTERVAL_S):
@@ -100,12 +104,15 @@ class Failover:
         others = self._others()
         if not others:
             return
-        for broker in others:
-            if not broker.closed:
-                await self._look_at(broker)
-        for broker in await self._catalog.unrecovered():
-            # those that a newer registration of the same node has replaced, too
-            await self._look_at(broker)
+        suspects = {broker.epoch: broker for broker in others if not broker.closed}
+        # those that a newer registration of the same node has replaced, too
+        suspects.update((broker.epoch, broker) for broker in await self._catalog.unrecovered())
+        now = lease_clock()
+        if now - self._answered_at > self._patience_s:
+            self._leases_count_from = now + self._patience_s
+        self._answered_at = now
+        await asyncio.gather(*(self._look_at(broker) for broker in suspects.values()))
+        self._answered_at = lease_clock()
         generation = self._image.generation
         if generation != self._shared_generation:
             if self._any_partition_is_left():
@@ -116,14 +123,29 @@ class Failover:
             self._shared_generation = generation
 
     def _any_partition_is_left(self) -> bool:
-        """The image knows of a partition whose leader is gone for good, or that has none."""
-        held = {broker.node_id for broker in self._image.registered_brokers() if not broker.closed}
+        """The image knows of a partition without a leader that is alive."""
+        held = {broker.node_id for broker in self._image.registered_brokers() if broker.alive}
         return any(each.leader not in held for topic in self._image.topics() for each in topic.partitions)
 
     async def _look_at(self, broker: BrokerInfo) -> None:
-        """Take over from it if it is out."""
+        """Take over from it if it is out. One that cannot be taken over from keeps nobody from the others."""
+        try:
+            await self._take_over_if_out(broker)
+        except CatalogError as error:
+            log.debug("a broker is not taken over from", node=broker.node_id, epoch=broker.epoch, error=str(error))
+        except Exception:
+            log.exception("taking over has a defect", node=broker.node_id, epoch=broker.epoch)
+
+    async def _take_over_if_out(self, broker: BrokerInfo) -> None:
         try:
             wal = await self._fence(broker)
+        except WalOfAnotherEpoch as error:
+            if broker.fenced:
+                self._tell(broker, str(error))
+            elif not broker.alive:
+                # it has not opened its log yet
+                await self._end_expired(broker)
+            return
         except WalError as error:
             if not broker.alive:
                 self._tell(broker, str(error))
@@ -143,14 +165,17 @@ class Failover:
             is_out = broker.fenced or self._watch.is_gone(broker.epoch)
             if not is_out and (broker.alive or not await self._end_expired(broker)):
                 return None
-            return await fence_log(broker.wal_url, self._catalog.cluster_id)
+            return await fence_log(broker.wal_url, self._catalog.cluster_id, broker.epoch)
         try:
-            return await fence_log(broker.wal_url, self._catalog.cluster_id)
+            return await fence_log(broker.wal_url, self._catalog.cluster_id, broker.epoch)
         except WalLocked:
             # it lives, or somebody else recovers it
             return None
 
     async def _end_expired(self, broker: BrokerInfo) -> bool:
+        """The end of a lease proves nothing just after the catalog was away, when it ended for everybody."""
+        if lease_clock() < self._leases_count_from:
+            return False
         return await self._catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True)
 
     async def _take_over(self, broker: BrokerInfo, wal: RecoverableWal) -> None:

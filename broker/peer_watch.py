@@ -7,6 +7,7 @@ to a closer look. `is_gone` says more: where a broker has listened nobody listen
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -46,11 +47,12 @@ class PeerWatch:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self, epoch: int, address: Address) -> None:
+        loop = asyncio.get_running_loop()
         was_connected = False
         while True:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    reader, writer = await asyncio.open_connection(address.host, address.port)
+                    reader, writer = await _connect(address)
             except ConnectionRefusedError:
                 if was_connected and epoch not in self._gone:
                     self._gone.add(epoch)
@@ -60,6 +62,7 @@ class PeerWatch:
                 self._gone.discard(epoch)
             else:
                 was_connected = True
+                connected_at = loop.time()
                 self._gone.discard(epoch)
                 try:
                     with suppress(OSError):
@@ -67,5 +70,21 @@ class PeerWatch:
                 finally:
                     writer.close()
                 self._on_lost()
-                continue
+                if loop.time() - connected_at >= RETRY_S:
+                    continue
+                # else it may refuse connections: not too many
             await asyncio.sleep(RETRY_S)
+
+
+async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Raises ConnectionRefusedError if nobody listens at any of the name's addresses, OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    failure: OSError = ConnectionRefusedError()
+    for *_, place in found:
+        try:
+            return await asyncio.open_connection(str(place[0]), address.port)
+        except ConnectionRefusedError:
+            pass
+        except OSError as error:
+            failure = error
+    raise failure

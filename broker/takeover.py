@@ -26,6 +26,7 @@ from s3stream.api import StorageError
 from s3stream.catalog.api import BrokerInfo, Catalog
 from s3stream.objectstore.api import ObjectStore
 from s3stream.recovery import recover_wal
+from wal import fence_wal
 from wal.api import RecoverableWal, Wal, WalError, WalLocked, WalUnreachable
 
 log = structlog.get_logger()
@@ -53,7 +54,7 @@ async def fence_own_wal(wal_url: str, cluster_id: str) -> RecoverableWal | None:
     if is_sealed_by_looking(wal_url):
         return None
     try:
-        return await _when_free(wal_url, lambda: fence_log(wal_url, cluster_id))
+        return await _when_free(wal_url, lambda: fence_wal(wal_url, owner=cluster_id))
     except WalUnreachable:
         return None
 
@@ -132,7 +133,7 @@ async def _is_out(broker: BrokerInfo, cluster_id: str) -> bool:
     if is_sealed_by_looking(broker.wal_url):
         return False
     try:
-        wal = await fence_log(broker.wal_url, cluster_id)
+        wal = await fence_log(broker.wal_url, cluster_id, broker.epoch)
     except WalError:
         return False
     await wal.close()
@@ -174,7 +175,7 @@ async def recover_logs(
 async def _recover_other(
     catalog: Catalog, store: ObjectStore, settings: Settings, broker_epoch: int, broker: BrokerInfo
 ) -> None:
-    wal = await fence_log(broker.wal_url, catalog.cluster_id)
+    wal = await fence_log(broker.wal_url, catalog.cluster_id, broker.epoch)
     try:
         if wal.epoch != broker.epoch:
             raise WalUnreachable(f"the log at {broker.wal_url} is another one (epoch {wal.epoch})")

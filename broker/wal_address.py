@@ -31,12 +31,14 @@ async def open_log(url: str, epoch: int, owner: str) -> Wal:
     return await open_object_wal(await _open_slots(store_url), epoch, owner)
 
 
-async def fence_log(url: str, owner: str) -> RecoverableWal:
-    """As `wal.fence_wal`, on either kind."""
+async def fence_log(url: str, owner: str, epoch: int) -> RecoverableWal:
+    """As `wal.fence_wal`, on either kind. A log of objects is sealed only if its last epoch is `epoch`: between a look
+    into the catalog and this call, the broker that is meant may have been replaced by a new one at the same address.
+    """
     store_url = _store_url(url)
     if store_url is None:
         return await fence_wal(url, owner=owner)
-    return await fence_object_wal(await _open_slots(store_url), owner)
+    return await fence_object_wal(await _open_slots(store_url), owner, epoch)
 
 
 async def _open_slots(store_url: str) -> StoreSlots:

@@ -35,6 +35,10 @@ class WalUnreachable(WalError):
     """The log does not exist, or cannot be reached from here."""
 
 
+class WalOfAnotherEpoch(WalUnreachable):
+    """The log of the epoch that was asked for is not at this address: another one is, and was left alone."""
+
+
 class WalCorrupt(WalError):
     """A damaged record that is not a torn tail. The message names file and byte position; nothing was changed."""
 

@@ -19,7 +19,11 @@ class StoreSlots:
         try:
             await self._store.put_if_absent(key, pieces)
         except ObjectExists:
-            if await self.read(key) != b"".join(pieces):
+            try:
+                present = await self.read(key)
+            except SlotMissing:
+                raise StoreTrouble(f"{key} was taken, and is gone") from None
+            if present != b"".join(pieces):
                 raise SlotTaken(key) from None
         except StoreError as error:
             raise StoreTrouble(str(error)) from error

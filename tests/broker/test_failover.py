@@ -16,7 +16,7 @@ from broker.peer_watch import PeerWatch
 from broker.settings import Address, Settings, load_settings
 from broker.wal_address import open_log
 from s3stream.catalog import open_catalog
-from s3stream.catalog.api import Catalog, NewTopic
+from s3stream.catalog.api import Catalog, CatalogError, NewTopic
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.wal_record import encode_header
 from wal import fence_wal, memory
@@ -194,7 +194,7 @@ async def test_a_log_that_cannot_be_reached_leaves_partitions_offline_until_it_c
     away = memory._logs.pop(name)
     survivor = await cluster.survivor()
     await survivor.look()
-    assert await cluster.leaders(1) == [1, 1]
+    assert await cluster.leaders(1) == [1, 9], "one was never opened, so that nothing of it is lost"
     assert await cluster.catalog.unrecovered() == [], "nobody gains by fencing it: it may come back"
     memory._logs[name] = away
     await survivor.look()
@@ -275,6 +275,84 @@ async def test_a_log_of_objects_is_sealed_when_nobody_listens_where_its_owner_di
     await until(lambda: cluster.is_led_by(1, [9, 9]))
     assert await cluster.end_offset(stream_id) == 3
     await survivor.close()
+
+
+async def test_a_log_of_objects_that_has_a_new_owner_is_not_sealed(object_cluster: Cluster) -> None:
+    cluster = object_cluster
+    await cluster.serve(1, records=0)
+    await cluster.catalog.fence_broker(1, cluster.epochs[1])
+    (former,) = await cluster.catalog.unrecovered()
+    await cluster.logs[1].close()
+    await cluster.register(1)  # it has recovered the log of the former one, and begins its own
+    log = await open_log(former.wal_url, cluster.epochs[1], cluster.catalog.cluster_id)
+    survivor = await cluster.survivor()
+    await survivor.failover._look_at(former)
+    log.append([b"more"])
+    await log.flush()
+    await log.close()
+    await survivor.close()
+
+
+async def test_one_that_cannot_be_taken_over_from_keeps_nobody_from_the_others(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for node_id in (1, 2, 3):
+        await cluster.serve(node_id)
+        cluster.die(node_id)
+    fence_broker = cluster.catalog.fence_broker
+
+    async def fence_others(node_id: int, epoch: int) -> bool:
+        if node_id == 1:
+            raise CatalogError("not this one")
+        if node_id == 2:
+            raise RuntimeError("nor this one")
+        return await fence_broker(node_id, epoch)
+
+    monkeypatch.setattr(cluster.catalog, "fence_broker", fence_others)
+    survivor = await cluster.survivor()
+    await survivor.look()
+    assert [await cluster.leaders(node_id) for node_id in (1, 2, 3)] == [[1, 1], [2, 2], [9, 9]]
+    await survivor.close()
+
+
+async def test_leases_that_ended_while_the_catalog_was_away_may_be_renewed(object_cluster: Cluster) -> None:
+    cluster = object_cluster
+    stream_id = await cluster.serve(1, lease_ms=0)
+    survivor = await cluster.survivor()
+    survivor.failover._answered_at -= 3600
+    for _ in range(2):
+        await survivor.look()
+    assert await cluster.leaders(1) == [1, 9], "it has opened one"
+    cluster.logs[1].append((encode_header(stream_id, 1, 3, 1, 0), b"record"))
+    await cluster.logs[1].flush()
+    survivor.failover._leases_count_from -= 3600
+    await survivor.look()
+    assert await cluster.leaders(1) == [9, 9]
+    assert await cluster.end_offset(stream_id) == 4
+    await cluster.logs[1].close()
+    await survivor.close()
+
+
+async def test_nobody_listens_if_all_addresses_of_a_name_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = asyncio.Event()
+    watch = PeerWatch(lost.set)
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    async def resolve(*args: object, **kwargs: object) -> list[tuple[object, ...]]:
+        return [(0, 0, 0, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    watch.follow({1: Address("broker", port)})
+    async with asyncio.timeout(10):
+        await lost.wait()
+    server.close()
+
+    async def is_gone() -> bool:
+        return watch.is_gone(1)
+
+    await until(is_gone)
+    await watch.close()
 
 
 async def test_who_never_listened_is_not_gone() -> None:

@@ -13,7 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from wal.api import Buffer, WalCorrupt, WalError, WalForeign, WalNotRecovered, WalRecord, WalUnreachable
+from wal.api import (
+    Buffer,
+    WalCorrupt,
+    WalError,
+    WalForeign,
+    WalNotRecovered,
+    WalOfAnotherEpoch,
+    WalRecord,
+    WalUnreachable,
+)
 from wal.object.format import (
     OWNER_KEY,
     Kind,
@@ -91,9 +100,12 @@ async def _end_of(store: SlotStore, epoch: int, found: _Epoch) -> SlotHeader | N
     return last if last.kind is Kind.CLOSE and last.needed == last.sequence else None
 
 
-async def fence_object_wal(store: SlotStore, owner: str | None = None) -> ObjectRecoverableWal:
+async def fence_object_wal(
+    store: SlotStore, owner: str | None = None, epoch: int | None = None
+) -> ObjectRecoverableWal:
     """Seal the log's last epoch. Its owner, if it lives, fails with its next append.
 
+    If that is not `epoch`, it is another owner's, who has done nothing: WalOfAnotherEpoch, and it stays as it is.
     Closes `store` with the result, or when this fails. Raises WalForeign, WalUnreachable, WalCorrupt.
     """
     try:
@@ -101,11 +113,13 @@ async def fence_object_wal(store: SlotStore, owner: str | None = None) -> Object
         epochs = await _list(store)
         if not epochs:
             raise WalUnreachable("there is no log")
-        epoch = max(epochs)
+        last = max(epochs)
+        if epoch is not None and last != epoch:
+            raise WalOfAnotherEpoch(f"the log was appended to under epoch {last} last, not {epoch}")
         needed = 0
-        if not epochs[epoch].is_discarded:
-            needed = await _seal(store, epoch)
-        return ObjectRecoverableWal(store, epoch, needed, epochs[epoch].is_discarded)
+        if not epochs[last].is_discarded:
+            needed = await _seal(store, last)
+        return ObjectRecoverableWal(store, last, needed, epochs[last].is_discarded)
     except StoreTrouble as error:
         await store.close()
         raise WalUnreachable(str(error)) from error

@@ -10,7 +10,7 @@ import pytest
 
 from tests.s3stream.sim.virtual_loop import run_virtual, virtual
 from tests.wal.object.memory_slots import Bucket, MemorySlots
-from wal.api import Buffer, WalFailed, WalUnreachable
+from wal.api import Buffer, WalFailed, WalOfAnotherEpoch, WalUnreachable
 from wal.object import ObjectRecoverableWal, ObjectWal, ObjectWalSettings, fence_object_wal, open_object_wal
 
 
@@ -178,3 +178,14 @@ async def test_nothing_is_deleted_before_a_later_slot_says_so() -> None:
     await asyncio.sleep(5)
     fenced = await fence_object_wal(MemorySlots(bucket))
     assert [r.data[0] async for chunk in fenced.records() for r in chunk] == [0, 1, 2, 3, 4]
+
+
+async def test_a_log_of_another_epoch_is_left_alone() -> None:
+    bucket = Bucket()
+    log = await open_object_wal(MemorySlots(bucket), 2)
+    for epoch in (1, 3):
+        with pytest.raises(WalOfAnotherEpoch):
+            await fence_object_wal(MemorySlots(bucket), epoch=epoch)
+    log.append([b"record"])
+    await log.flush()
+    await log.close()
