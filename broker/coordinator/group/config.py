@@ -22,6 +22,8 @@ class GroupConfig:
     size_max: int = 2**31 - 1
     offset_metadata_size_max: int = 4096
     """In characters, as Kafka counts it."""
+    offset_commit_size_max: int = 1_048_588
+    """Bytes of the records of one commit, which with Kafka have to fit into one batch of the offsets topic."""
     offsets_retention_ms: int = 7 * 24 * 3600 * 1000
     offsets_retention_check_interval_ms: int = 600_000
     consumer: ConsumerGroupConfig = field(default_factory=ConsumerGroupConfig)
@@ -34,6 +36,7 @@ class GroupConfig:
             initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
             size_max=config.group_max_size,
             offset_metadata_size_max=config.offset_metadata_max_bytes,
+            offset_commit_size_max=config.message_max_bytes,
             offsets_retention_ms=config.offsets_retention_minutes * 60_000,
             offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
             consumer=ConsumerGroupConfig.from_broker(config, overrides),

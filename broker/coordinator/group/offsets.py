@@ -35,9 +35,12 @@ from protocol.messages.offset_fetch import (
     OffsetFetchResponsePartitions,
     OffsetFetchResponseTopics,
 )
+from protocol.messages.txn_offset_commit import TxnOffsetCommitRequest
 from protocol.types import ZERO_UUID
 
 _GROUP_ID_NOT_FOUND_SINCE = 9
+_COMMIT_SIZE = 56
+"""Of the record of a commit, besides names and metadata: numbers, lengths, and what it takes in a batch."""
 _TIMESTAMP_MAX = 2**63 - 1
 _SWEPT_PER_EVENT = 500
 """Offsets that one step over all groups looks at, so that it never holds the loop for long."""
@@ -72,6 +75,7 @@ class Offsets:
     def commit(self, out: Outcome, reply: Reply, request: OffsetCommitRequest, version: int) -> None:
         """Topics and partitions are known to exist, and carry name and id."""
         group_id = request.group_id
+        check_size(request, self._config)
         self._check_commit(request, version)
         now_ms = out.now_ms
         retention_ms = request.retention_time_ms
@@ -229,6 +233,21 @@ class Offsets:
         if all_expired and group.is_unused and not group.transactional:
             out.records += group.tombstones()
         return looked_at
+
+
+def check_size(request: OffsetCommitRequest | TxnOffsetCommitRequest, config: GroupConfig) -> None:
+    """Raises CoordinatorError if its records would be more than the offsets topic takes at once, and the loop has time
+    for. Kafka 4 says UNKNOWN_SERVER_ERROR to the same; this code of the protocol's means just that."""
+    metadata_size_max = config.offset_metadata_size_max
+    size = 0
+    for topic in request.topics:
+        size += len(topic.partitions) * (_COMMIT_SIZE + len(request.group_id) + len(topic.name))
+        for each in topic.partitions:
+            metadata = each.committed_metadata
+            if metadata and len(metadata) <= metadata_size_max:
+                size += len(metadata) if metadata.isascii() else len(metadata.encode())
+    if size > config.offset_commit_size_max:
+        raise CoordinatorError(ErrorCode.INVALID_COMMIT_OFFSET_SIZE)
 
 
 def _has_expired(

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping
 from broker.coordinator.errors import CoordinatorError
 from broker.coordinator.group.config import GroupConfig
 from broker.coordinator.group.group import Group
+from broker.coordinator.group.offsets import check_size
 from broker.coordinator.group.records import CommittedOffset, OffsetCommit
 from broker.coordinator.log import TransactionalWrite
 from broker.coordinator.machine import Outcome
@@ -63,6 +64,7 @@ class TransactionalOffsets:
         verification: object | None,
     ) -> None:
         """Topics and partitions are known to exist. `verification`: the guard of the log's partition, if needed."""
+        check_size(request, self._config)
         self._check(request, topic_ids)
         group_id = request.group_id
         metadata_size_max = self._config.offset_metadata_size_max

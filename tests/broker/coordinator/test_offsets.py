@@ -86,6 +86,24 @@ def test_metadata_that_is_too_long_refuses_its_partition_only() -> None:
     assert [offset_of(coordinator.fetch("g", ("t", index))) for index in range(3)] == [-1, 1, 1]
 
 
+def test_a_commit_that_no_batch_of_the_topic_would_hold_is_refused_as_a_whole() -> None:
+    coordinator = Coordinator(offset_commit_size_max=1_000)
+    few = {("t", partition): 1 for partition in range(3)}
+    many = {("t", partition): 2 for partition in range(20)}
+    for metadata in ("", "m" * 200):
+        assert commit_error(coordinator.commit("g", few, metadata=metadata)) == ErrorCode.NONE
+        assert commit_error(coordinator.commit_in_transaction("h", few, metadata=metadata)) == ErrorCode.NONE
+    end_offset = coordinator.log.end_offset
+    for offsets, metadata in ((many, ""), (few, "m" * 400), (few, "\u20ac" * 200)):
+        refused = (
+            coordinator.commit("g", offsets, metadata=metadata),
+            coordinator.commit_in_transaction("h", offsets, metadata=metadata),
+        )
+        assert [reply.response for reply in refused] == [ErrorCode.INVALID_COMMIT_OFFSET_SIZE] * 2
+    assert coordinator.log.end_offset == end_offset
+    assert offset_of(coordinator.fetch("g", ("t", 0))) == 1
+
+
 def test_the_offset_of_a_former_topic_of_the_same_name_does_not_count() -> None:
     coordinator = Coordinator()
     coordinator.commit("g", {("t", 0): 9}, topic_id=b"1" * 16)
