@@ -10,12 +10,10 @@ v0-v2, flexible. v1 filter by duration; v2 by a pattern of the whole transaction
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import re2
-
+from broker.coordinator.regex import InvalidRegex, full_match
 from broker.coordinator.reply import Gathered, Reply
 from broker.coordinator.shard import Shard
 from broker.coordinator.transaction.listing import TransactionFilter
@@ -31,9 +29,6 @@ API_KEY = ApiKey.LIST_TRANSACTIONS
 MIN_VERSION = 0
 MAX_VERSION = 2
 
-_PATTERN_MEMORY_MAX = 1 << 20
-"""Bytes that a compiled pattern may take."""
-
 
 def handle(
     services: Services, ctx: RequestContext, request: ListTransactionsRequest
@@ -47,23 +42,12 @@ def handle(
             states,
             frozenset(request.producer_id_filters),
             request.duration_filter,
-            _full_match(request.transactional_id_pattern),
+            full_match(request.transactional_id_pattern) if request.transactional_id_pattern else None,
         )
-    except re2.error:
+    except InvalidRegex:
         return ListTransactionsResponse(error_code=ErrorCode.INVALID_REGULAR_EXPRESSION)
     listed = [_list(shard, wanted) for shard in [*services.transactions.shards()]]
     return Gathered(listed, partial(_combine, unknown))
-
-
-def _full_match(pattern: str | None) -> Callable[[str], bool] | None:
-    """RE2, so that no pattern can hold up the broker. Raises re2.error."""
-    if not pattern:
-        return None
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = _PATTERN_MEMORY_MAX
-    compiled = re2.compile(pattern, options)
-    return lambda transactional_id: compiled.fullmatch(transactional_id) is not None
 
 
 def _list(shard: Shard[TransactionMachine], wanted: TransactionFilter) -> Reply:

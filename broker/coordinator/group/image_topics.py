@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from broker.coordinator.group.consumer.regex import matching
 from broker.coordinator.group.consumer.topics import Topic
+from broker.coordinator.regex import matching
 
 if TYPE_CHECKING:
     from broker.cluster.image import MetadataImage

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -292,3 +294,8 @@ async def test_a_pattern_that_re2_does_not_know_is_refused(pattern: str) -> None
     async with transaction_node() as node:
         response = await node.ask(list_transactions, 2, transactional_id_pattern=pattern)
         assert response.error_code == ErrorCode.INVALID_REGULAR_EXPRESSION
+
+
+def test_the_apis_do_not_load_re2_before_somebody_gives_an_expression() -> None:
+    code = "import sys, broker.handlers; sys.exit('re2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from broker.coordinator import regex
 from broker.coordinator.errors import CoordinatorError
 from broker.coordinator.group.classic import ClassicGroup
-from broker.coordinator.group.consumer import regex
 from broker.coordinator.group.consumer.change import Change
 from broker.coordinator.group.consumer.group import ConsumerGroup
 from broker.coordinator.group.consumer.migration import upgrade_records

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
-from broker.coordinator.group.consumer.regex import matching
+from broker.coordinator.regex import matching
 
 
 class Topic(NamedTuple):

@@ -1,11 +1,12 @@
-"""Regular expressions over topic names, with RE2's syntax and semantics, which is what KIP-848 promises to clients.
+"""Regular expressions over names of topics and transactional ids, with the syntax and semantics of RE2, which is what
+KIP-848 and KIP-1152 promise to clients.
 
 RE2 takes time linear in its input, whatever expression a client sends; its memory is bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -35,18 +36,24 @@ def check(expression: str) -> None:
     _compile(expression)
 
 
+def full_match(expression: str) -> Callable[[str], bool]:
+    """Whether a name matches as a whole. Raises InvalidRegex."""
+    fullmatch = _compile(expression).fullmatch
+    return lambda name: fullmatch(name) is not None
+
+
 def matching(expression: str, names: Iterable[str]) -> frozenset[str]:
     """The names that match as a whole; none of them if the expression is not valid."""
     try:
-        fullmatch = _compile(expression).fullmatch
+        matches = full_match(expression)
     except InvalidRegex:
         return frozenset()
-    return frozenset(name for name in names if fullmatch(name) is not None)
+    return frozenset(name for name in names if matches(name))
 
 
 @lru_cache(maxsize=1024)
 def _compile(expression: str) -> Any:
-    import re2  # not before somebody subscribes by expression
+    import re2  # not before somebody gives an expression
 
     options = re2.Options()
     options.log_errors = False
