@@ -27,7 +27,7 @@ from s3stream.catalog.api import BrokerInfo, Catalog
 from s3stream.objectstore.api import ObjectStore
 from s3stream.recovery import recover_wal
 from wal import fence_wal
-from wal.api import RecoverableWal, Wal, WalError, WalLocked, WalUnreachable
+from wal.api import RecoverableWal, Wal, WalError, WalLocked, WalOfAnotherEpoch, WalUnreachable
 
 log = structlog.get_logger()
 
@@ -37,6 +37,8 @@ LOCK_WAIT_S = 5.0
 """How long somebody else may hold the log: a broker that recovers it, for one."""
 LOCK_CHECK_S = 0.02
 EXPIRY_CHECK_S = 0.2
+RECOVERY_WAIT_S = 60.0
+"""How long another broker may take to recover this one's former log of objects."""
 EXPIRY_LEASES_MAX = 2
 """A former broker of this node id that still holds its lease after so many of our own is alive."""
 
@@ -162,7 +164,7 @@ async def recover_logs(
         waiting = [broker for broker in waiting if broker not in own]
     for broker in waiting:
         try:
-            await _recover_other(catalog, store, settings, broker_epoch, broker)
+            await _recover_or_wait(catalog, store, settings, broker_epoch, broker)
         except (WalError, StorageError) as error:
             log.error(
                 "partitions stay offline: write-ahead log of a dead broker not recovered",
@@ -170,16 +172,54 @@ async def recover_logs(
                 epoch=broker.epoch,
                 error=str(error),
             )
+    if is_sealed_by_looking(settings.wal_url):
+        await _empty_own_log(catalog, settings.wal_url, broker_epoch)
+
+
+async def _empty_own_log(catalog: Catalog, wal_url: str, broker_epoch: int) -> None:
+    """Let go what a log of objects holds if the catalog knows that it was recovered: who did that may have died, or be
+    at it, before the log was emptied. A log that was not recovered stays as it is, and cannot be opened."""
+    try:
+        await (await fence_log(wal_url, catalog.cluster_id, broker_epoch)).close()
+    except WalOfAnotherEpoch as error:
+        epoch = error.epoch
+    except WalUnreachable:
+        return
+    held = [*await catalog.brokers(), *await catalog.unrecovered()]
+    if any(broker.epoch == epoch and not broker.closed for broker in held):
+        return
+    wal = await fence_log(wal_url, catalog.cluster_id, epoch)
+    try:
+        await wal.discard()
+    finally:
+        await wal.close()
+
+
+async def _recover_or_wait(
+    catalog: Catalog, store: ObjectStore, settings: Settings, broker_epoch: int, broker: BrokerInfo
+) -> None:
+    """Leave it to a broker that is at it already; but the log at this one's own address has to be empty."""
+    deadline = lease_clock() + RECOVERY_WAIT_S
+    while not await _recover_other(catalog, store, settings, broker_epoch, broker):
+        if broker.wal_url != settings.wal_url or lease_clock() > deadline:
+            return
+        if broker.epoch not in {each.epoch for each in await catalog.unrecovered()}:
+            return
+        await asyncio.sleep(EXPIRY_CHECK_S)
 
 
 async def _recover_other(
     catalog: Catalog, store: ObjectStore, settings: Settings, broker_epoch: int, broker: BrokerInfo
-) -> None:
+) -> bool:
+    """False if another broker does it, or has done it."""
     wal = await fence_log(broker.wal_url, catalog.cluster_id, broker.epoch)
     try:
         if wal.epoch != broker.epoch:
             raise WalUnreachable(f"the log at {broker.wal_url} is another one (epoch {wal.epoch})")
+        if not await catalog.claim_recovery(broker.node_id, broker.epoch, settings.node_id, broker_epoch):
+            return False
         await recover_fenced(catalog, store, settings, broker_epoch, wal, [broker])
+        return True
     finally:
         await wal.close()
 

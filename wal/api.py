@@ -36,7 +36,11 @@ class WalUnreachable(WalError):
 
 
 class WalOfAnotherEpoch(WalUnreachable):
-    """The log of the epoch that was asked for is not at this address: another one is, and was left alone."""
+    """The log of the epoch that was asked for is not at this address: the one of `epoch` is, and was left alone."""
+
+    def __init__(self, epoch: int, wanted: int) -> None:
+        super().__init__(f"the log was appended to under epoch {epoch} last, not {wanted}")
+        self.epoch = epoch
 
 
 class WalCorrupt(WalError):

@@ -14,13 +14,15 @@ from broker.config.broker_config import BrokerConfig
 from broker.failover import Failover
 from broker.peer_watch import PeerWatch
 from broker.settings import Address, Settings, load_settings
-from broker.wal_address import open_log
+from broker.takeover import recover_logs
+from broker.wal_address import fence_log, open_log
 from s3stream.catalog import open_catalog
 from s3stream.catalog.api import Catalog, CatalogError, NewTopic
 from s3stream.objectstore.memory import MemoryStore
+from s3stream.recovery import recover_wal
 from s3stream.wal_record import encode_header
 from wal import fence_wal, memory
-from wal.api import Wal
+from wal.api import Wal, WalError
 from wal.memory import MemoryWal
 
 HOUR_MS = 3_600_000
@@ -291,6 +293,43 @@ async def test_a_log_of_objects_that_has_a_new_owner_is_not_sealed(object_cluste
     await log.flush()
     await log.close()
     await survivor.close()
+
+
+async def test_a_starting_broker_leaves_the_recovery_of_its_log_to_who_is_at_it(
+    object_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = object_cluster
+    stream_id = await cluster.serve(1)
+    former = cluster.epochs[1]
+    await cluster.catalog.fence_broker(1, former)
+    await cluster.register(2)
+    await cluster.register(1)
+    assert await cluster.catalog.claim_recovery(1, former, 2, cluster.epochs[2])
+    settings = cluster.settings(1)
+    starting = asyncio.create_task(recover_logs(cluster.catalog, cluster.store, settings, cluster.epochs[1], None))
+    await asyncio.sleep(0.05)
+    assert await cluster.end_offset(stream_id) == 0
+    wal = await fence_log(settings.wal_url, cluster.catalog.cluster_id, former)
+    await recover_wal(wal, cluster.catalog, cluster.store, 2, cluster.epochs[2])
+    await cluster.catalog.recovered(1, former, 2, cluster.epochs[2])
+    await wal.close()  # it dies before it has emptied the log
+    await starting
+    log = await open_log(settings.wal_url, cluster.epochs[1], cluster.catalog.cluster_id)
+    assert await cluster.end_offset(stream_id) == 3
+    await log.close()
+
+
+async def test_the_log_of_a_living_broker_at_the_own_address_is_left_alone(object_cluster: Cluster) -> None:
+    cluster = object_cluster
+    await cluster.serve(1)
+    await cluster.register(9)
+    settings = load_settings({"node_id": 9, "wal": cluster.settings(1).wal_url}, {}, None)
+    await recover_logs(cluster.catalog, cluster.store, settings, cluster.epochs[9], None)
+    with pytest.raises(WalError):
+        await open_log(settings.wal_url, cluster.epochs[9], cluster.catalog.cluster_id)
+    cluster.logs[1].append([b"more"])
+    await cluster.logs[1].flush()
+    await cluster.logs[1].close()
 
 
 async def test_one_that_cannot_be_taken_over_from_keeps_nobody_from_the_others(

@@ -115,7 +115,7 @@ async def fence_object_wal(
             raise WalUnreachable("there is no log")
         last = max(epochs)
         if epoch is not None and last != epoch:
-            raise WalOfAnotherEpoch(f"the log was appended to under epoch {last} last, not {epoch}")
+            raise WalOfAnotherEpoch(last, epoch)
         needed = 0
         if not epochs[last].is_discarded:
             needed = await _seal(store, last)
