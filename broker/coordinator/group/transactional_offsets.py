@@ -63,7 +63,10 @@ class TransactionalOffsets:
         topic_ids: Mapping[str, bytes],
         verification: object | None,
     ) -> None:
-        """Topics and partitions are known to exist. `verification`: the guard of the log's partition, if needed."""
+        """Topics and partitions are known to exist. `verification`: the guard of the log's partition, if needed.
+
+        As with Kafka the offsets have no topic id: the request gives names only.
+        """
         check_size(request, self._config)
         self._check(request, topic_ids)
         group_id = request.group_id
@@ -78,11 +81,7 @@ class TransactionalOffsets:
                     error = ErrorCode.OFFSET_METADATA_TOO_LARGE
                 else:
                     committed = CommittedOffset(
-                        each.committed_offset,
-                        each.committed_leader_epoch,
-                        metadata,
-                        out.now_ms,
-                        topic_id=topic_ids[topic.name],
+                        each.committed_offset, each.committed_leader_epoch, metadata, out.now_ms
                     )
                     out.write(OffsetCommit(group_id, topic.name, each.partition_index, committed))
                 partitions.append(

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from broker.coordinator.group.records import OffsetCommit, decode_record
 from broker.coordinator.memory_log import MemoryLog
 from broker.coordinator.shard import FULL_RETRY_S
 from protocol.errors import ErrorCode
+from protocol.types import ZERO_UUID
 from tests.broker.coordinator.harness import Coordinator, commit_error, offset_of
 
 P0 = ("t", 0)
@@ -144,6 +146,16 @@ def test_what_is_pending_keeps_offsets_and_group_from_expiring() -> None:
     coordinator.advance(5_000)
     assert offset_of(coordinator.fetch("g", P0)) == -1
     assert not coordinator.groups
+
+
+def test_records_of_a_transaction_have_no_topic_id() -> None:
+    coordinator = Coordinator()
+    coordinator.commit_in_transaction("g", {P0: 2}, topic_id=b"i" * 16)
+    [((key, value), _)] = coordinator.log.batches[-1].records
+    record = decode_record(key, value)
+    assert isinstance(record, OffsetCommit)
+    assert record.committed is not None
+    assert record.committed.topic_id == ZERO_UUID
 
 
 @pytest.mark.parametrize("restarted", [False, True])
