@@ -235,6 +235,8 @@ class Partition(LogView):
                 header.is_transactional,
             )
             self._verifications.end(producer_id)
+        if self._unsnapshotted_size >= SNAPSHOT_INTERVAL_SIZE:
+            self._save_at_interval(header.max_timestamp)
         return base_offset + count
 
     def append_marker(

@@ -201,6 +201,17 @@ async def test_old_snapshots_are_trimmed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (state.start_offset, state.next_offset) == (10 - SNAPSHOTS_KEPT, 10)
 
 
+async def test_what_the_broker_itself_appends_is_in_snapshots_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition_module, "SNAPSHOT_INTERVAL_SIZE", 200)
+    node = Node()
+    topic = await node.topic("t")
+    partition = node.partitions.get("t", 0)
+    assert partition is not None
+    for _ in range(10):
+        partition.append_internal(batch())
+    assert node.storage.streams[topic.partitions[0].state_stream_id].next_offset >= 3
+
+
 async def test_a_topic_that_could_not_be_opened_is_opened_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partitions_module, "REOPEN_INTERVAL_S", 0.001)
     node = Node()
