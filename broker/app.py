@@ -44,6 +44,7 @@ from broker.retention import Retention
 from broker.server.dispatch import api_table
 from broker.server.limits import ServerLimits
 from broker.server.listener import Server, bind
+from broker.server.turning_away import TurningAway
 from broker.services import Services
 from broker.settings import Address, Settings
 from broker.takeover import TakeoverError, fence_own_wal, open_own_wal, recover_logs, register
@@ -163,6 +164,8 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         check_data_dir(settings.data_dir, settings.node_id)
         listening = stack.enter_context(_bind(settings.listen))
         address = Address(settings.listen.host, listening.getsockname()[1])
+        turning_away = TurningAway(listening)
+        stack.push_async_callback(turning_away.close)
         store = await _open_store(stack, settings.objects_url)
         catalog = await open_catalog(settings.metadata_url)
         stack.push_async_callback(catalog.close)
@@ -177,6 +180,7 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         server = Server(services, apis, ServerLimits.from_config(config))
         storage.set_pressure_listener(server.pause_producers)
         await server.start(listening)
+        stack.push_async_callback(turning_away.start)
         stack.push_async_callback(server.stop)
         failover = Failover(catalog, store, settings, epoch, services.image)
         failover.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -13,6 +14,7 @@ from broker.cluster.image import MetadataImage
 from broker.config.broker_config import BrokerConfig
 from broker.failover import Failover
 from broker.peer_watch import PeerWatch
+from broker.server.turning_away import TurningAway
 from broker.settings import Address, Settings, load_settings
 from broker.takeover import recover_logs
 from broker.wal_address import fence_log, open_log
@@ -386,6 +388,33 @@ async def test_nobody_listens_if_all_addresses_of_a_name_refuse(monkeypatch: pyt
     async with asyncio.timeout(10):
         await lost.wait()
     server.close()
+
+    async def is_gone() -> bool:
+        return watch.is_gone(1)
+
+    await until(is_gone)
+    await watch.close()
+
+
+async def test_who_turns_connections_away_while_it_stops_is_not_gone() -> None:
+    lost = asyncio.Event()
+    watch = PeerWatch(lost.set)
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    turning_away = TurningAway(listening)
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), sock=listening)
+    watch.follow({1: Address("127.0.0.1", port)})
+    async with asyncio.timeout(10):
+        await lost.wait()
+    server.close()
+    await server.wait_closed()
+    await turning_away.start()
+    for _ in range(5):
+        lost.clear()
+        async with asyncio.timeout(10):
+            await lost.wait()
+        assert not watch.is_gone(1)
+    await turning_away.close()
 
     async def is_gone() -> bool:
         return watch.is_gone(1)
