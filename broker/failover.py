@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 LOOK_INTERVAL_S = 1.0
 """How often all other brokers are looked at when nothing tells of a change."""
+RETRY_MIN_S, RETRY_MAX_S = 2.0, 60.0
+"""Pauses before a recovery that failed is tried again: it may read the whole log each time."""
 
 
 class Failover:
@@ -47,6 +49,8 @@ class Failover:
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._unsubscribe = image.subscribe(self._changed)
+        self._failed: dict[int, tuple[float, float]] = {}
+        """Broker epoch -> when its recovery is tried again, the pause until then."""
         self._unrecoverable: dict[int, str] = {}
         """Broker epoch -> why its log could not be recovered, as it was logged last."""
         self._answered_at = self._leases_count_from = lease_clock()
@@ -137,6 +141,8 @@ class Failover:
             log.exception("taking over has a defect", node=broker.node_id, epoch=broker.epoch)
 
     async def _take_over_if_out(self, broker: BrokerInfo) -> None:
+        if lease_clock() < self._failed.get(broker.epoch, (0.0, 0.0))[0]:
+            return
         try:
             wal = await self._fence(broker)
         except WalOfAnotherEpoch as error:
@@ -156,6 +162,8 @@ class Failover:
             await self._take_over(broker, wal)
         except (WalError, StorageError) as error:
             self._tell(broker, str(error))
+            pause_s = min(2 * self._failed.get(broker.epoch, (0.0, RETRY_MIN_S / 2))[1], RETRY_MAX_S)
+            self._failed[broker.epoch] = (lease_clock() + pause_s, pause_s)
         finally:
             await wal.close()
 
@@ -190,6 +198,7 @@ class Failover:
             log.info("taking over", node=broker.node_id, epoch=broker.epoch)
             await recover_fenced(self._catalog, self._store, self._settings, self._broker_epoch, wal, [broker])
             self._unrecoverable.pop(broker.epoch, None)
+            self._failed.pop(broker.epoch, None)
         await self._image.refresh()
 
     def _tell(self, broker: BrokerInfo, reason: str) -> None:

@@ -46,7 +46,9 @@ def serve(
     metadata: Annotated[
         str | None, _option("URL", "Database: sqlite:///FILE, postgresql://... Default: SQLite in the data dir.")
     ] = None,
-    wal: Annotated[str | None, _option("URL", "Write-ahead log: file://DIR. Default: in the data dir.")] = None,
+    wal: Annotated[
+        str | None, _option("URL", "Write-ahead log: file://, s3://, gs://, az://. Default: in the data dir.")
+    ] = None,
     log_level: Annotated[str | None, _option("L", "debug, info, warning or error. Default: info.")] = None,
 ) -> None:
     """Run a broker until SIGTERM or SIGINT. The settings come from TAILRACE_... variables and the file, too."""

@@ -13,6 +13,7 @@ import pytest
 from broker.cluster.image import MetadataImage
 from broker.config.broker_config import BrokerConfig
 from broker.failover import Failover
+from broker.lease import lease_clock
 from broker.peer_watch import PeerWatch
 from broker.server.turning_away import TurningAway
 from broker.settings import Address, Settings, load_settings
@@ -24,7 +25,7 @@ from s3stream.objectstore.memory import MemoryStore
 from s3stream.recovery import recover_wal
 from s3stream.wal_record import encode_header
 from wal import fence_wal, memory
-from wal.api import Wal, WalError
+from wal.api import Wal, WalCorrupt, WalError
 from wal.memory import MemoryWal
 
 HOUR_MS = 3_600_000
@@ -353,6 +354,30 @@ async def test_one_that_cannot_be_taken_over_from_keeps_nobody_from_the_others(
     survivor = await cluster.survivor()
     await survivor.look()
     assert [await cluster.leaders(node_id) for node_id in (1, 2, 3)] == [[1, 1], [2, 2], [9, 9]]
+    await survivor.close()
+
+
+async def test_a_recovery_that_failed_is_tried_again_after_a_pause(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream_id = await cluster.serve(1)
+    cluster.die(1)
+    tries = 0
+
+    async def fail(*args: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise WalCorrupt("damaged")
+
+    survivor = await cluster.survivor()
+    with monkeypatch.context() as patch:
+        patch.setattr("broker.failover.recover_fenced", fail)
+        for _ in range(3):
+            await survivor.look()
+    assert tries == 1
+    monkeypatch.setattr("broker.failover.lease_clock", lambda: lease_clock() + 3)
+    await survivor.look()
+    assert await cluster.end_offset(stream_id) == 3
     await survivor.close()
 
 
