@@ -18,9 +18,6 @@ HIDDEN_COLUMNS = {
     "TransactionStartTimeMs",
 }
 
-HIDDEN_FIELDS = {"topicId"}
-"""Of a committed offset: Kafka leaves it out of a commit in a transaction, this broker does not."""
-
 
 @dataclass
 class Names:
@@ -43,7 +40,7 @@ class Names:
     def value(self, name: str, value: Any) -> Any:
         """A field of a formatter's JSON."""
         if isinstance(value, dict):
-            return {key: self.value(key, each) for key, each in value.items() if key not in HIDDEN_FIELDS}
+            return {key: self.value(key, each) for key, each in value.items()}
         if name == "transactionPartitions" and value:
             value = sorted(value, key=lambda each: str(each["topic"]))
         if isinstance(value, list):
