@@ -46,6 +46,8 @@ class Link(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         self._reason = "connection lost"
         self._has_answered = False
+        self.lost = False
+        """The connection has ended; it may have before whoever made it goes on."""
 
     @property
     def unanswered_count(self) -> int:
@@ -78,6 +80,7 @@ class Link(asyncio.Protocol):
             self.close(f"answer not understood: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
         if self._watch is not None:
             self._watch.cancel()
         unanswered, self._unanswered = self._unanswered, deque()

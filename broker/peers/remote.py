@@ -83,6 +83,9 @@ class RemoteBroker:
             self._back_off()
             self._fail_unsent(str(error) or "no connection in time")
         else:
+            if link.lost:
+                self._fail_unsent("connection lost")
+                return
             self._link = link
             while self._unsent:
                 link.send(self._unsent.popleft())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,6 +133,32 @@ async def test_a_broker_that_is_gone_is_left_alone_for_a_while(monkeypatch: pyte
         again = peers.call(OTHER, VERSION, heartbeat())
         assert again.done()
         assert isinstance(again.exception(), PeerUnavailable)
+
+
+async def test_a_connection_that_ends_while_it_is_made_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_module, "BACKOFF_MIN_S", 0.0)
+    image = Image()
+    async with other_broker(image, generation_as_error), peers_of(image) as peers:
+        loop = asyncio.get_running_loop()
+        create_connection = loop.create_connection
+
+        async def lost_at_once(*arguments: Any) -> Any:
+            transport, link = await create_connection(*arguments)
+            transport.abort()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert link.lost
+            return transport, link
+
+        remote = peers._broker(OTHER)
+        assert remote is not None
+        remote._loop = SimpleNamespace(  # type: ignore[assignment]
+            time=loop.time, create_future=loop.create_future, create_connection=lost_at_once
+        )
+        with pytest.raises(PeerUnavailable):
+            await asyncio.wait_for(remote.call(VERSION, heartbeat()), 5)
+        remote._loop = loop
+        assert (await asyncio.wait_for(remote.call(VERSION, heartbeat(3)), 5)).error_code == 3
 
 
 async def test_a_broker_that_moved_is_asked_at_its_new_address() -> None:
