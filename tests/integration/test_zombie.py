@@ -40,6 +40,15 @@ def read_all(address: str) -> list[bytes]:
         consumer.close()
 
 
+def wait_until_led(address: str) -> None:
+    """The successor takes over when the log's lock is free, which is when the other process has ended."""
+    admin = AdminClient({"bootstrap.servers": address})
+    deadline = time.monotonic() + 20
+    while admin.list_topics(TOPIC, timeout=10).topics[TOPIC].partitions[0].leader != 2:
+        assert time.monotonic() < deadline, "not taken over"
+        time.sleep(0.05)
+
+
 def exit_code(broker: BrokerProcess) -> int | None:
     deadline = time.monotonic() + 20
     while broker.returncode is None and time.monotonic() < deadline:
@@ -58,7 +67,15 @@ def test_a_paused_and_replaced_broker_acknowledges_nothing_and_its_successor_has
     with broker(tmp_path, 1) as zombie:
         admin = AdminClient({"bootstrap.servers": zombie.address})
         admin.create_topics([NewTopic(TOPIC, 1)])[TOPIC].result(20)
-        producer = Producer({"bootstrap.servers": zombie.address, "linger.ms": 0, "message.timeout.ms": 5_000})
+        # what it had in flight it may send again to the successor, which may well acknowledge it
+        producer = Producer(
+            {
+                "bootstrap.servers": zombie.address,
+                "enable.idempotence": True,
+                "linger.ms": 0,
+                "message.timeout.ms": 5_000,
+            }
+        )
         for number in range(500):
             producer.produce(TOPIC, b"before-%d" % number, on_delivery=delivered)
         assert producer.flush(20) == 0
@@ -73,8 +90,7 @@ def test_a_paused_and_replaced_broker_acknowledges_nothing_and_its_successor_has
             zombie.resume()
             assert exit_code(zombie) == 1
             producer.flush(20)
-            assert len(acknowledged) == 500, "acknowledged by a broker that had been replaced"
-
-            successor.restart()
+            wait_until_led(successor.address)
             values = read_all(successor.address)
-            assert values[:500] == acknowledged
+            assert [value for value in values if value in acknowledged] == acknowledged
+            assert len(set(values)) == len(values)
