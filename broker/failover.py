@@ -45,7 +45,7 @@ class Failover:
         self._node_id = settings.node_id
         self._broker_epoch = broker_epoch
         self._image = image
-        self._watch = PeerWatch(self._wake)
+        self._watch = PeerWatch(self._watch_changed)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._unsubscribe = image.subscribe(self._changed)
@@ -84,9 +84,14 @@ class Failover:
                 if not broker.closed and not broker.fenced
             }
         )
+        self._image.set_absent(self._watch.absent)
 
     def _others(self) -> list[BrokerInfo]:
         return [broker for broker in self._image.registered_brokers() if broker.node_id != self._node_id]
+
+    def _watch_changed(self) -> None:
+        self._image.set_absent(self._watch.absent)
+        self._wake()
 
     def _wake(self) -> None:
         self._woken.set()

@@ -27,6 +27,6 @@ def current_leader(image: MetadataImage, topic: TopicInfo | None, index: int) ->
     if partition is None:
         return None
     broker = image.broker(partition.leader)
-    if broker is None or not broker.alive:
+    if broker is None or broker not in image.brokers():
         return None
     return partition.leader_epoch, broker

@@ -1,7 +1,8 @@
 """Connections held to other brokers only to notice their end: the kernel tells within milliseconds that a process died.
 
 A lost connection proves nothing (it may be the network's doing, or an idle one that was closed), so that it only leads
-to a closer look. `is_gone` says more: where a broker has listened nobody listens now.
+to a closer look. `is_gone` says more: where a broker has listened nobody listens now. One that stops still listens, and
+closes connections at once: it is `absent` as well, that is, clients had better not be sent to it.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ RETRY_S = 0.1
 
 
 class PeerWatch:
-    """Brokers are known by their epochs. `on_lost` is called when the connection to one ended or was refused."""
+    """Brokers are known by their epochs. `on_change` is called when a connection ended, and when `absent` changed."""
 
-    def __init__(self, on_lost: Callable[[], None]) -> None:
-        self._on_lost = on_lost
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
         self._watches: dict[int, asyncio.Task[None]] = {}
         self._gone: set[int] = set()
+        self._turns_away: set[int] = set()
 
     def follow(self, brokers: Mapping[int, Address]) -> None:
         """Watch these from now on, and no others."""
         for epoch in self._watches.keys() - brokers.keys():
             self._watches.pop(epoch).cancel()
             self._gone.discard(epoch)
+            self._turns_away.discard(epoch)
         for epoch in brokers.keys() - self._watches.keys():
             watch = self._watch(epoch, brokers[epoch])
             self._watches[epoch] = asyncio.create_task(watch, name=f"watch-broker-epoch-{epoch}")
@@ -38,6 +41,11 @@ class PeerWatch:
     def is_gone(self, epoch: int) -> bool:
         """It was connected once, and the last attempt found nobody listening. One that starts does not listen yet."""
         return epoch in self._gone
+
+    @property
+    def absent(self) -> frozenset[int]:
+        """Those that are gone, or close connections as soon as they are made."""
+        return frozenset(self._gone | self._turns_away)
 
     async def close(self) -> None:
         tasks = [*self._watches.values()]
@@ -47,33 +55,42 @@ class PeerWatch:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self, epoch: int, address: Address) -> None:
-        loop = asyncio.get_running_loop()
         was_connected = False
         while True:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     reader, writer = await _connect(address)
             except ConnectionRefusedError:
-                if was_connected and epoch not in self._gone:
-                    self._gone.add(epoch)
-                    self._on_lost()
+                if was_connected:
+                    self._found(epoch, is_gone=True, turns_away=False)
             except (OSError, TimeoutError):
                 # not reachable from here: its lease decides
-                self._gone.discard(epoch)
+                self._found(epoch, is_gone=False, turns_away=False)
             else:
                 was_connected = True
-                connected_at = loop.time()
-                self._gone.discard(epoch)
+                ended: asyncio.Task[bytes] = asyncio.create_task(reader.read(1))
                 try:
+                    stays = not (await asyncio.wait([ended], timeout=RETRY_S))[0]
+                    self._found(epoch, is_gone=False, turns_away=not stays)
                     with suppress(OSError):
-                        await reader.read(1)
+                        await ended
                 finally:
+                    ended.cancel()
                     writer.close()
-                self._on_lost()
-                if loop.time() - connected_at >= RETRY_S:
+                if stays:
+                    self._on_change()
                     continue
-                # else it may refuse connections: not too many
             await asyncio.sleep(RETRY_S)
+
+    def _found(self, epoch: int, *, is_gone: bool, turns_away: bool) -> None:
+        before = self.absent
+        for found, among in ((is_gone, self._gone), (turns_away, self._turns_away)):
+            if found:
+                among.add(epoch)
+            else:
+                among.discard(epoch)
+        if is_gone or self.absent != before:
+            self._on_change()
 
 
 async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -59,6 +59,7 @@ class MetadataImage:
         self._by_id: dict[bytes, TopicInfo] = {}
         self._brokers: dict[int, BrokerInfo] = {}
         self._alive: list[BrokerInfo] = []
+        self._absent: frozenset[int] = frozenset()
         self._configs: dict[tuple[str, str], Mapping[str, str]] = {}
         self._topic_configs: dict[str, TopicConfig] = {}
         self._derived: dict[Callable[..., object], dict[bytes, object]] = {}
@@ -98,7 +99,7 @@ class MetadataImage:
         return cast("T", memory[key])
 
     def brokers(self) -> list[BrokerInfo]:
-        """The alive ones, by node id. The list is not to be changed."""
+        """The alive ones, by node id, without those that are absent. The list is not to be changed."""
         return self._alive
 
     def registered_brokers(self) -> list[BrokerInfo]:
@@ -108,6 +109,18 @@ class MetadataImage:
     def broker(self, node_id: int) -> BrokerInfo | None:
         """A registered broker, alive or not."""
         return self._brokers.get(node_id)
+
+    def set_absent(self, epochs: frozenset[int]) -> None:
+        """These registrations do not serve clients at present, as was seen from here, whatever their leases say."""
+        if epochs != self._absent:
+            self._absent = epochs
+            self._list_alive()
+
+    def _list_alive(self) -> None:
+        alive = (each for each in self._brokers.values() if each.alive and each.epoch not in self._absent)
+        self._alive = sorted(alive, key=lambda each: each.node_id)
+        self._derived.clear()
+        self.generation += 1
 
     @property
     def controller_id(self) -> int:
@@ -226,8 +239,7 @@ class MetadataImage:
                 if is_gone and (former is None or former.alive):
                     log.warning("broker is not alive: the partitions that it leads are offline", node=node_id)
                 self._brokers[node_id] = broker
-        self._derived.clear()
-        self._alive = sorted((each for each in self._brokers.values() if each.alive), key=lambda each: each.node_id)
+        self._list_alive()
 
     def _apply_configs(self, configs: Mapping[tuple[str, str], Mapping[str, str]]) -> None:
         for resource, values in configs.items():

@@ -153,7 +153,7 @@ class ShardHost(Generic[M]):
         if topic is None:
             return None
         broker = self._image.broker(topic.partitions[self.partition_of(key)].leader)
-        return broker if broker is not None and broker.alive else None
+        return broker if broker in self._image.brokers() else None
 
     # -- following the partitions -----------------------------------------------------------------------------------
     def _opened(self, partition: Partition) -> None:

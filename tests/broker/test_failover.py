@@ -421,30 +421,26 @@ async def test_nobody_listens_if_all_addresses_of_a_name_refuse(monkeypatch: pyt
     await watch.close()
 
 
-async def test_who_turns_connections_away_while_it_stops_is_not_gone() -> None:
-    lost = asyncio.Event()
-    watch = PeerWatch(lost.set)
+async def test_who_turns_connections_away_while_it_stops_is_absent_and_not_gone() -> None:
+    watch = PeerWatch(lambda: None)
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     turning_away = TurningAway(listening)
-    server = await asyncio.start_server(lambda reader, writer: writer.close(), sock=listening)
-    watch.follow({1: Address("127.0.0.1", port)})
-    async with asyncio.timeout(10):
-        await lost.wait()
-    server.close()
-    await server.wait_closed()
+    listening.close()
     await turning_away.start()
-    for _ in range(5):
-        lost.clear()
-        async with asyncio.timeout(10):
-            await lost.wait()
-        assert not watch.is_gone(1)
-    await turning_away.close()
+    watch.follow({1: Address("127.0.0.1", port)})
+
+    async def is_absent() -> bool:
+        return watch.absent == {1}
 
     async def is_gone() -> bool:
         return watch.is_gone(1)
 
+    await until(is_absent)
+    assert not watch.is_gone(1)
+    await turning_away.close()
     await until(is_gone)
+    assert watch.absent == {1}
     await watch.close()
 
 
@@ -471,3 +467,37 @@ async def test_who_never_listened_is_not_gone() -> None:
     watch.follow({})
     assert not watch.is_gone(1)
     await watch.close()
+
+
+async def test_clients_are_not_sent_to_a_broker_that_turns_connections_away(cluster: Cluster) -> None:
+    stays, watchers = True, list[asyncio.StreamWriter]()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if stays:
+            watchers.append(writer)
+        else:
+            writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    await cluster.serve(1, port=server.sockets[0].getsockname()[1])
+    survivor = await cluster.survivor()
+    survivor.failover.start()
+
+    async def shown(expected: list[int]) -> bool:
+        return [broker.node_id for broker in survivor.image.brokers()] == expected
+
+    async def watched() -> bool:
+        return len(watchers) == 1
+
+    await until(watched)
+    assert await shown([1, 9])
+    stays = False
+    watchers.pop().close()
+    await until(lambda: shown([9]))
+    stays = True
+    await until(lambda: shown([1, 9]))
+    assert await cluster.leaders(1) == [1, 1], "it is not out"
+    for writer in watchers:
+        writer.close()
+    server.close()
+    await survivor.close()
