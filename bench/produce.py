@@ -3,7 +3,7 @@
     python -m bench.produce --kafka-libs DIR [--rounds 3] [--records 1000000]
 
 Both brokers run the whole time; each is loaded in turn by Kafka's ProducerPerformance (acks=all, 4 partitions), after
-one warm-up run of each. Broker CPU is user plus system time from /proc, uploads and background work included: after a
+a warm-up with half the records at every setting. Broker CPU is user plus system time from /proc, uploads and background work included: after a
 run the broker is given time to finish what it still uploads. A ratio is tailrace / Kafka of the medians.
 """
 
@@ -101,7 +101,8 @@ def main() -> None:
             systems: dict[str, System] = {"tailrace": broker, "kafka": kafka}
             for name, system in systems.items():
                 print(f"warming up {name}", file=sys.stderr)
-                measure(system, libs, SETTINGS[0], options.records // 2, "warm-up")
+                for setting in chosen:
+                    measure(system, libs, setting, options.records // 2, "warm-up")
             for turn in range(options.rounds):
                 for number, setting in enumerate(chosen):
                     for name, system in systems.items():
