@@ -53,6 +53,10 @@ class ObjectGone(CatalogError):
     """A prepared object was given up (`abandoned_objects`) before its commit. Upload again under a new id."""
 
 
+class BrokerUnavailable(CatalogError):
+    """A broker that is to lead is not alive."""
+
+
 class TopicExists(CatalogError):
     """A topic of this name is there already."""
 
@@ -93,6 +97,12 @@ class PartitionInfo:
     leader_epoch: int
     log_stream_id: int
     state_stream_id: int
+    target: int | None = None
+    """The broker that leadership is to be handed to; None: it stays. The leader acts on it."""
+    replicas: tuple[int, ...] = ()
+    """As assigned, the preferred leader first; empty: nobody assigned any."""
+    former_replicas: tuple[int, ...] | None = None
+    """`replicas` before the reassignment that waits for its target to lead; None: no reassignment goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +152,8 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class NewTopic:
-    """`leaders` gives the leader of each partition, so its length is the partition count."""
+    """`leaders` gives the leader of each partition, so its length is the partition count; `replicas`, if they were
+    assigned, is as long."""
 
     name: str
     leaders: Sequence[int]
@@ -150,6 +161,7 @@ class NewTopic:
     replication_factor: int = 1
     internal: bool = False
     topic_id: UUID | None = None
+    replicas: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,15 +229,37 @@ class Catalog(Protocol):
     async def delete_topic(self, topic_id: UUID) -> None:
         """Removes the topic; its streams are marked deleted, their objects follow later. Raises UnknownTopic."""
 
-    async def add_partitions(self, topic_id: UUID, leaders: Sequence[int]) -> TopicInfo:
-        """Append partitions. Raises UnknownTopic."""
+    async def add_partitions(
+        self, topic_id: UUID, leaders: Sequence[int], replicas: Sequence[Sequence[int]] = ()
+    ) -> TopicInfo:
+        """Append partitions; `replicas` as in NewTopic. Raises UnknownTopic."""
 
-    async def set_leaders(self, topic_id: UUID, leaders: Mapping[int, int]) -> TopicInfo:
-        """Partition index -> new leader; bumps their leader epochs."""
+    async def set_targets(self, targets: Mapping[UUID, Mapping[int, int | None]]) -> int:
+        """Partition index -> the broker that is to lead it next. None, or who leads it already: it stays, and a
+        reassignment that goes on is taken back. Returns how many partitions changed; those that are gone are skipped.
+
+        The leader hands over by itself; a partition without a leader waits for its claim. Raises BrokerUnavailable.
+        """
+
+    async def set_replicas(self, replicas: Mapping[UUID, Mapping[int, Sequence[int] | None]]) -> int:
+        """Assign replicas (not empty). The leader stays if it is one of them, else the first that is alive becomes the
+        target, and the reassignment goes on until it leads or `set_targets` changes that. None takes back one that
+        goes on: its former replicas are back, the leader stays. Returns how many partitions changed; those that are
+        gone are skipped. Raises BrokerUnavailable if none of the assigned brokers is alive.
+        """
+
+    async def hand_over(
+        self, node_id: int, broker_epoch: int, partitions: Mapping[UUID, Sequence[int]]
+    ) -> dict[UUID, dict[int, PartitionInfo]]:
+        """Give partitions that this broker leads, all of them in objects, to their targets: both streams are closed,
+        the target leads with the next leader epoch. Returns those of `partitions` that this broker does not lead (any
+        more); the others have no target that is alive, and stay as they are. Raises BrokerFenced.
+        """
 
     async def claim_partitions(self, node_id: int, broker_epoch: int) -> int:
-        """Give every partition whose leader is closed, or fenced and recovered, to a broker that is alive: each to the
-        one that leads the fewest by then. Returns how many.
+        """Give every partition whose leader is closed, or fenced and recovered, to a broker that is alive: to its
+        target, else to the one of its replicas (or of all brokers that are not drained) that leads the fewest by then.
+        Targets that are not alive are forgotten. Returns how many were given away.
 
         A partition of this node id that a former registration has left unrecovered gets NO_LEADER: nobody may open it,
         until the log that has its tail is recovered and it is claimed.

@@ -12,8 +12,17 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from s3stream.catalog import brokers, changes, locks, objects, streams, topics
-from s3stream.catalog.api import BrokerInfo, Changes, NewTopic, ObjectInfo, StreamInfo, StreamRange, TopicInfo
+from s3stream.catalog import brokers, changes, leaders, locks, objects, streams, topics
+from s3stream.catalog.api import (
+    BrokerInfo,
+    Changes,
+    NewTopic,
+    ObjectInfo,
+    PartitionInfo,
+    StreamInfo,
+    StreamRange,
+    TopicInfo,
+)
 from s3stream.catalog.database import Database
 from s3stream.catalog.schema import PRODUCER_ID
 
@@ -74,15 +83,29 @@ class SqlCatalog:
     async def delete_topic(self, topic_id: UUID) -> None:
         await self._database.write(lambda tx: topics.remove(tx, topic_id), idempotent=False)
 
-    async def add_partitions(self, topic_id: UUID, leaders: Sequence[int]) -> TopicInfo:
-        return await self._database.write(lambda tx: topics.add_partitions(tx, topic_id, leaders), idempotent=False)
+    async def add_partitions(
+        self, topic_id: UUID, leaders: Sequence[int], replicas: Sequence[Sequence[int]] = ()
+    ) -> TopicInfo:
+        return await self._database.write(
+            lambda tx: topics.add_partitions(tx, topic_id, leaders, replicas), idempotent=False
+        )
 
-    async def set_leaders(self, topic_id: UUID, leaders: Mapping[int, int]) -> TopicInfo:
-        return await self._database.write(lambda tx: topics.set_leaders(tx, topic_id, leaders), idempotent=False)
+    async def set_targets(self, targets: Mapping[UUID, Mapping[int, int | None]]) -> int:
+        return await self._database.write(lambda tx: leaders.set_targets(tx, targets), idempotent=True)
+
+    async def set_replicas(self, replicas: Mapping[UUID, Mapping[int, Sequence[int] | None]]) -> int:
+        return await self._database.write(lambda tx: leaders.set_replicas(tx, replicas), idempotent=True)
+
+    async def hand_over(
+        self, node_id: int, broker_epoch: int, partitions: Mapping[UUID, Sequence[int]]
+    ) -> dict[UUID, dict[int, PartitionInfo]]:
+        return await self._database.write(
+            lambda tx: leaders.hand_over(tx, node_id, broker_epoch, partitions), idempotent=True
+        )
 
     async def claim_partitions(self, node_id: int, broker_epoch: int) -> int:
         return await self._database.write(
-            lambda tx: topics.claim_partitions(tx, node_id, broker_epoch), idempotent=True
+            lambda tx: leaders.claim_partitions(tx, node_id, broker_epoch), idempotent=True
         )
 
     async def alter_configs(self, resource_type: str, name: str, changes: Mapping[str, str | None]) -> None:

@@ -7,6 +7,8 @@ compares the two). There are no foreign keys: every transaction that removes a r
 * A registration of a broker (`brokers` row) is never changed back: ACTIVE -> CLOSED, or ACTIVE -> FENCED -> RECOVERED.
   Of one node id at most one row, the one with the highest epoch, is ACTIVE; older rows stay only while FENCED. A FENCED
   one is recovered by the broker of its `recoverer_epoch`, for as long as that one is ACTIVE.
+* `partitions.replicas` is node ids with commas between, null where nobody assigned any; `former_replicas` is null but
+  while a reassignment waits for its leader to move.
 * A stream that has no row was deleted (or never was: ids are given out in order from `counters`).
 * An object goes PREPARED -> COMMITTED -> RETIRED -> no row, or PREPARED -> RETIRED -> no row.
 * A committed object carries a **witness**: one of its ranges that is still live, that is above its stream's start.
@@ -36,7 +38,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The head of `migrations/versions`. Versions are four digits that count up, so that a newer one can be told."""
 
 ACTIVE, CLOSED, FENCED, RECOVERED = 0, 1, 2, 3
@@ -114,6 +116,9 @@ partitions = Table(
     Column("leader_epoch", Integer, nullable=False),
     Column("log_stream_id", BigInteger, nullable=False),
     Column("state_stream_id", BigInteger, nullable=False),
+    Column("target", Integer),
+    Column("replicas", Text),
+    Column("former_replicas", Text),
     Index("partitions_leader", "leader"),
 )
 

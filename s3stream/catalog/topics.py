@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from heapq import heapify, heapreplace
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, insert, select
 
-from s3stream.catalog.api import NO_LEADER, CatalogError, NewTopic, PartitionInfo, TopicExists, TopicInfo, UnknownTopic
-from s3stream.catalog.locks import begin_change, chunks, record_changes, require_broker, take
+from s3stream.catalog.api import NewTopic, PartitionInfo, TopicExists, TopicInfo, UnknownTopic
+from s3stream.catalog.locks import begin_change, chunks, record_changes, take
 from s3stream.catalog.objects import retire_dead
 from s3stream.catalog.schema import (
-    ACTIVE,
     CONFIG_CHANGED,
-    FENCED,
     STREAM_CLOSED,
     STREAM_ID,
     TOPIC_CHANGED,
-    NowMs,
-    brokers,
     configs,
     partitions,
     streams,
@@ -30,12 +26,6 @@ from s3stream.catalog.schema import (
 
 TOPIC = "topic"
 """The resource type of topic configs."""
-
-_SET_LEADER = (
-    update(partitions)
-    .where(partitions.c.topic_id == bindparam("topic"), partitions.c.partition_index == bindparam("index"))
-    .values(leader=bindparam("new_leader"), leader_epoch=partitions.c.leader_epoch + 1)
-)
 
 
 def create(tx: Connection, topic: NewTopic) -> TopicInfo:
@@ -49,7 +39,7 @@ def create(tx: Connection, topic: NewTopic) -> TopicInfo:
         )
     )
     _set_configs(tx, TOPIC, topic.name, dict(topic.configs))
-    added = _add_partitions(tx, topic_id, 0, topic.leaders)
+    added = _add_partitions(tx, topic_id, 0, topic.leaders, topic.replicas)
     record_changes(tx, seq, TOPIC_CHANGED, [topic_id.hex])
     return TopicInfo(topic_id, topic.name, topic.internal, topic.replication_factor, tuple(added), dict(topic.configs))
 
@@ -68,76 +58,15 @@ def remove(tx: Connection, topic_id: UUID) -> None:
     retire_dead(tx, stream_ids)
 
 
-def add_partitions(tx: Connection, topic_id: UUID, leaders: Sequence[int]) -> TopicInfo:
+def add_partitions(
+    tx: Connection, topic_id: UUID, leaders: Sequence[int], replicas: Sequence[Sequence[int]]
+) -> TopicInfo:
     seq = begin_change(tx)
     _require(tx, topic_id)
     present = load(tx, [topic_id])[topic_id]
-    _add_partitions(tx, topic_id, len(present.partitions), leaders)
+    _add_partitions(tx, topic_id, len(present.partitions), leaders, replicas)
     record_changes(tx, seq, TOPIC_CHANGED, [topic_id.hex])
     return load(tx, [topic_id])[topic_id]
-
-
-def set_leaders(tx: Connection, topic_id: UUID, leaders: Mapping[int, int]) -> TopicInfo:
-    seq = begin_change(tx)
-    _require(tx, topic_id)
-    changed = 0
-    for index, leader in sorted(leaders.items()):
-        changed += tx.execute(_SET_LEADER, {"topic": topic_id, "index": index, "new_leader": leader}).rowcount
-    if changed != len(leaders):
-        raise CatalogError(f"topic {topic_id} does not have all of the partitions {sorted(leaders)}")
-    record_changes(tx, seq, TOPIC_CHANGED, [topic_id.hex])
-    return load(tx, [topic_id])[topic_id]
-
-
-def claim_partitions(tx: Connection, node_id: int, broker_epoch: int) -> int:
-    seq = begin_change(tx)
-    require_broker(tx, node_id, broker_epoch)
-    lost = select(streams.c.stream_id).where(
-        streams.c.broker_epoch.in_(select(brokers.c.epoch).where(brokers.c.state == FENCED)),
-    )
-    unrecovered = or_(partitions.c.log_stream_id.in_(lost), partitions.c.state_stream_id.in_(lost))
-    # A leader that never registered holds nothing back either. One whose lease is over holds what it has opened.
-    held = exists().where(
-        brokers.c.node_id == partitions.c.leader, brokers.c.state == ACTIVE, brokers.c.lease_end_ms > NowMs()
-    )
-    out = select(brokers.c.epoch).where(or_(brokers.c.state == FENCED, brokers.c.lease_end_ms <= NowMs()))
-    left_open = select(streams.c.stream_id).where(streams.c.broker_epoch.in_(out))
-    is_left_open = or_(partitions.c.log_stream_id.in_(left_open), partitions.c.state_stream_id.in_(left_open))
-    unled = (
-        select(partitions.c.topic_id, partitions.c.partition_index)
-        .where(partitions.c.leader != node_id, ~held, ~is_left_open)
-        .order_by(partitions.c.topic_id, partitions.c.partition_index)
-        .with_for_update()
-    )
-    claimed = tx.execute(unled).all()
-    heirs = _heirs(tx, node_id, len(claimed))
-    if claimed:
-        moves = zip(claimed, heirs, strict=True)
-        tx.execute(_SET_LEADER, [{"topic": t, "index": i, "new_leader": heir} for (t, i), heir in moves])
-    offline = tx.execute(
-        update(partitions)
-        .where(partitions.c.leader == node_id, unrecovered)
-        .values(leader=NO_LEADER, leader_epoch=partitions.c.leader_epoch + 1)
-        .returning(partitions.c.topic_id)
-    ).all()
-    record_changes(tx, seq, TOPIC_CHANGED, sorted({row.topic_id.hex for row in (*claimed, *offline)}))
-    return len(claimed)
-
-
-def _heirs(tx: Connection, node_id: int, count: int) -> list[int]:
-    """Who gets the next `count` partitions, so that what the brokers that are alive lead becomes even."""
-    alive = select(brokers.c.node_id).where(brokers.c.state == ACTIVE, brokers.c.lease_end_ms > NowMs())
-    led = select(partitions.c.leader, func.count()).group_by(partitions.c.leader)
-    counts: dict[int, int] = {row[0]: row[1] for row in tx.execute(led)}
-    # the one that asks lives, whatever its lease
-    ranked = [(counts.get(each, 0), each) for each in {node_id, *tx.execute(alive).scalars()}]
-    heapify(ranked)
-    heirs = []
-    for _ in range(count):
-        number, heir = ranked[0]
-        heirs.append(heir)
-        heapreplace(ranked, (number + 1, heir))
-    return heirs
 
 
 def alter_configs(tx: Connection, resource_type: str, name: str, values: Mapping[str, str | None]) -> None:
@@ -171,16 +100,41 @@ def _load(tx: Connection, topic_ids: Sequence[UUID] | None) -> dict[UUID, TopicI
     if topic_ids is not None:
         these_topics = these_topics.where(topics.c.topic_id.in_(topic_ids))
         these_partitions = these_partitions.where(partitions.c.topic_id.in_(topic_ids))
-    rows = tx.execute(these_topics).all()
+    topic_rows = tx.execute(these_topics).all()
     if topic_ids is not None:
-        these_configs = these_configs.where(configs.c.resource_name.in_([row.name for row in rows]))
-    partitions_of: dict[UUID, list[PartitionInfo]] = {row.topic_id: [] for row in rows}
-    for topic_id, *partition in tx.execute(these_partitions):
-        partitions_of[topic_id].append(PartitionInfo(*partition))
-    configs_of: dict[str, dict[str, str]] = {row.name: {} for row in rows}
+        these_configs = these_configs.where(configs.c.resource_name.in_([row.name for row in topic_rows]))
+    partitions_of: dict[UUID, list[PartitionInfo]] = {row.topic_id: [] for row in topic_rows}
+    for row in tx.execute(these_partitions):
+        partitions_of[row.topic_id].append(partition_info(row))
+    configs_of: dict[str, dict[str, str]] = {row.name: {} for row in topic_rows}
     for name, key, value in tx.execute(these_configs):
         configs_of[name][key] = value
-    return {row.topic_id: _info(row, partitions_of[row.topic_id], configs_of[row.name]) for row in rows}
+    return {row.topic_id: _info(row, partitions_of[row.topic_id], configs_of[row.name]) for row in topic_rows}
+
+
+def partition_info(row: Row[Any]) -> PartitionInfo:
+    """`row`: all columns of `partitions`."""
+    former = row.former_replicas
+    return PartitionInfo(
+        row.partition_index,
+        row.leader,
+        row.leader_epoch,
+        row.log_stream_id,
+        row.state_stream_id,
+        row.target,
+        _node_ids(row.replicas) if row.replicas else (),
+        None if former is None else _node_ids(former),
+    )
+
+
+def replicas_text(node_ids: Iterable[int]) -> str:
+    return ",".join(map(str, node_ids))
+
+
+@lru_cache(maxsize=1024)
+def _node_ids(text: str) -> tuple[int, ...]:
+    """Many partitions have the same ones."""
+    return tuple(map(int, text.split(","))) if text else ()
 
 
 def _info(row: Row[Any], its_partitions: Iterable[PartitionInfo], its_configs: Mapping[str, str]) -> TopicInfo:
@@ -194,13 +148,16 @@ def _require(tx: Connection, topic_id: UUID) -> Row[Any]:
     return row
 
 
-def _add_partitions(tx: Connection, topic_id: UUID, first: int, leaders: Sequence[int]) -> list[PartitionInfo]:
+def _add_partitions(
+    tx: Connection, topic_id: UUID, first: int, leaders: Sequence[int], replicas: Sequence[Sequence[int]]
+) -> list[PartitionInfo]:
     if not leaders:
         return []
+    assigned = [tuple(each) for each in replicas] or [()] * len(leaders)
     stream_id = take(tx, STREAM_ID, 2 * len(leaders))
     added = [
-        PartitionInfo(first + i, leader, 0, stream_id + 2 * i, stream_id + 2 * i + 1)
-        for i, leader in enumerate(leaders)
+        PartitionInfo(first + i, leader, 0, stream_id + 2 * i, stream_id + 2 * i + 1, replicas=nodes)
+        for i, (leader, nodes) in enumerate(zip(leaders, assigned, strict=True))
     ]
     tx.execute(
         insert(streams),
@@ -219,6 +176,7 @@ def _add_partitions(tx: Connection, topic_id: UUID, first: int, leaders: Sequenc
                 "leader_epoch": p.leader_epoch,
                 "log_stream_id": p.log_stream_id,
                 "state_stream_id": p.state_stream_id,
+                "replicas": replicas_text(p.replicas) or None,
             }
             for p in added
         ],

@@ -36,19 +36,21 @@ async def test_a_follower_arrives_at_what_a_newcomer_loads(catalog: Catalog) -> 
     a = await catalog.create_topic(NewTopic("a", [1], {}))
     await follower.follow(catalog)
     broker = await register(catalog)
+    other = await register(catalog, 2)
     b = await catalog.create_topic(NewTopic("b", [1], {"x": "y"}))
     await follower.follow(catalog)
     steps = [
         catalog.delete_topic(a.topic_id),
-        catalog.add_partitions(b.topic_id, [2]),
-        catalog.set_leaders(b.topic_id, {0: 2}),
+        catalog.add_partitions(b.topic_id, [2, 9]),
+        catalog.set_replicas({b.topic_id: {1: [1]}}),
+        catalog.hand_over(2, other.epoch, {b.topic_id: [1]}),
         catalog.alter_configs("topic", "b", {"x": None}),
         catalog.alter_configs("broker", "1", {"k": "v"}),
         catalog.alter_configs("broker", "1", {"k": None}),
         catalog.claim_partitions(1, broker.epoch),
         catalog.close_broker(1, broker.epoch),
         register(catalog, 1),
-        register(catalog, 2),
+        register(catalog, 3),
     ]
     for step in steps:
         await step

@@ -49,10 +49,11 @@ async def test_migrations_make_the_schema_that_a_fresh_catalog_has(catalog_url: 
     await database.close()
 
 
+NEXT = f"{int(SCHEMA_VERSION) + 1:04}"
 NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision = "0003", "0002"
+revision, down_revision = "{revision}", "{down_revision}"
 def upgrade():
     op.create_table("extras", sa.Column("name", sa.Text, primary_key=True))
     {last_step}
@@ -66,9 +67,10 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     def become_next_version(last_step: str) -> None:
         migrations = tmp_path / "migrations"
         shutil.copytree(upgrade_module.DIRECTORY, migrations, dirs_exist_ok=True)
-        (migrations / "versions" / "0003_next.py").write_text(NEXT_REVISION.format(last_step=last_step))
+        revision = NEXT_REVISION.format(revision=NEXT, down_revision=SCHEMA_VERSION, last_step=last_step)
+        (migrations / "versions" / f"{NEXT}_next.py").write_text(revision)
         monkeypatch.setattr(upgrade_module, "DIRECTORY", migrations)
-        monkeypatch.setattr(opening, "SCHEMA_VERSION", "0003")
+        monkeypatch.setattr(opening, "SCHEMA_VERSION", NEXT)
 
     return become_next_version
 
@@ -84,7 +86,7 @@ async def test_an_older_schema_is_migrated_when_it_is_opened(
         assert new.cluster_id == old.cluster_id
         assert (await new.load_changes(0)).topics == {topic.topic_id: topic}
         await new.close()
-    assert await tables_and_stamp(catalog_url) == (True, "0003")
+    assert await tables_and_stamp(catalog_url) == (True, NEXT)
 
 
 async def test_a_migration_that_fails_changes_nothing(catalog_url: str, next_version: Callable[[str], None]) -> None:
@@ -92,7 +94,7 @@ async def test_a_migration_that_fails_changes_nothing(catalog_url: str, next_ver
     next_version("op.execute('SELECT * FROM nowhere')")
     with pytest.raises(CatalogError):
         await open_catalog(catalog_url)
-    assert await tables_and_stamp(catalog_url) == (False, "0002")
+    assert await tables_and_stamp(catalog_url) == (False, SCHEMA_VERSION)
 
 
 async def tables_and_stamp(catalog_url: str) -> tuple[bool, str]:

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from s3stream.catalog.api import Catalog, CatalogError, NewTopic, TopicExists, TopicInfo, UnknownTopic
+from s3stream.catalog.api import Catalog, NewTopic, TopicExists, TopicInfo, UnknownTopic
 from tests.s3stream.catalog.steps import new_streams
 
 
@@ -59,17 +59,11 @@ async def test_partitions_are_appended(catalog: Catalog) -> None:
         await catalog.add_partitions(uuid4(), [1])
 
 
-async def test_a_new_leader_comes_with_the_next_leader_epoch(catalog: Catalog) -> None:
-    topic = await catalog.create_topic(NewTopic("t", [1, 1], {}))
-    moved = await catalog.set_leaders(topic.topic_id, {1: 2})
-    assert [(p.leader, p.leader_epoch) for p in moved.partitions] == [(1, 0), (2, 1)]
-
-
-async def test_leaders_of_partitions_that_are_not_there_change_nothing(catalog: Catalog) -> None:
-    topic = await catalog.create_topic(NewTopic("t", [1], {}))
-    with pytest.raises(CatalogError):
-        await catalog.set_leaders(topic.topic_id, {0: 2, 5: 2})
-    assert await only_topic(catalog) == topic
+async def test_assigned_replicas_are_kept(catalog: Catalog) -> None:
+    topic = await catalog.create_topic(NewTopic("t", [1, 2], {}, 2, replicas=[[1, 2], [2, 1]]))
+    grown = await catalog.add_partitions(topic.topic_id, [3], [[3, 1]])
+    assert [p.replicas for p in grown.partitions] == [(1, 2), (2, 1), (3, 1)]
+    assert await only_topic(catalog) == grown
 
 
 async def test_configs_are_set_changed_and_removed(catalog: Catalog) -> None:
