@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -74,14 +75,18 @@ class BrokerError(Exception):
 
 
 class Ending:
-    """What ends a running broker: a signal, or a failure that nothing can be done about here."""
+    """What ends a broker: a signal, or a failure that nothing can be done about here."""
 
-    def __init__(self) -> None:
+    def __init__(self, starting: asyncio.Task[Any] | None = None) -> None:
         self.error: Exception | None = None
+        self.starting = starting
+        """The start as long as it lasts: it is cancelled by a stop, once, however often that is asked for."""
         self._ended = asyncio.Event()
 
     def stop(self) -> None:
         self._ended.set()
+        if self.starting is not None and not self.starting.cancelling():
+            self.starting.cancel()
 
     def fail(self, error: Exception) -> None:
         if self.error is None:
@@ -92,12 +97,20 @@ class Ending:
         await self._ended.wait()
 
 
-def run(settings: Settings) -> int:
-    """Serve until a signal; returns the exit code."""
-    configure_logging(settings.log_level)
+def _print_line(line: str) -> None:
+    print(line, flush=True)
+
+
+def run(settings: Settings, *, announce: Callable[[str], None] = _print_line, lifeline: int | None = None) -> int:
+    """Serve until a signal; returns the exit code.
+
+    `announce` gets the ready line. `lifeline` is the end of a pipe to whoever runs this broker: when that is closed the
+    broker stops, as on a signal.
+    """
+    configure_logging(settings.log_level, broker=settings.node_id if settings.brokers > 1 else None)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(settings))
+            return runner.run(_serve(settings, announce, lifeline))
     except (CatalogError, ConfigError, DataDirError, BrokerError, StorageError, TakeoverError, WalError) as error:
         print(f"tailrace: {error}", file=sys.stderr)
         return 1
@@ -112,21 +125,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return new_event_loop
 
 
-async def _serve(settings: Settings) -> int:
-    ending = Ending()
-    loop = asyncio.get_running_loop()
-    starting = asyncio.current_task()
-    assert starting is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, starting.cancel)
+async def _serve(settings: Settings, announce: Callable[[str], None], lifeline: int | None) -> int:
+    ending = Ending(asyncio.current_task())
+    _stop_when_told(ending, lifeline)
     try:
         async with running_broker(settings, ending) as broker:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, ending.stop)
+            ending.starting = None
             _tame_garbage_collector()
-            print(
-                f"tailrace ready: {broker.address} node={settings.node_id} cluster={broker.services.image.cluster_id}",
-                flush=True,
+            announce(
+                f"tailrace ready: {broker.address} node={settings.node_id} cluster={broker.services.image.cluster_id}"
             )
             await ending.wait()
             if ending.error is None:
@@ -137,6 +144,19 @@ async def _serve(settings: Settings) -> int:
         print(f"tailrace: stopped: {ending.error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _stop_when_told(ending: Ending, lifeline: int | None) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.stop)
+    if lifeline is not None:
+
+        def ended() -> None:
+            loop.remove_reader(lifeline)
+            ending.stop()
+
+        loop.add_reader(lifeline, ended)
 
 
 def _tame_garbage_collector() -> None:
@@ -303,7 +323,7 @@ async def _open_services(
     ending: Ending,
 ) -> Services:
     """Metadata, partitions, coordinators; loaded and led here when this returns."""
-    image = MetadataImage(catalog, config, settings.node_id)
+    image = MetadataImage(catalog, config, settings.node_id, expects_others=settings.brokers > 1)
     await image.start(ending.fail)
     stack.push_async_callback(image.stop)
     partitions = Partitions(settings.node_id, storage, image, now_ms)

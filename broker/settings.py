@@ -30,6 +30,8 @@ ENVIRONMENT_PREFIX = "TAILRACE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 NODE_ID_MAX = 2**31 - 1
 LEASE_MS_MIN = 1_000
+BROKERS_MAX = 32
+"""In one command on one machine."""
 
 
 class SettingsError(Exception):
@@ -105,6 +107,8 @@ def _log_level(value: Any) -> str:
 class Settings:
     """URLs that are not set lie under `data_dir`."""
 
+    brokers: int = 1
+    """How many brokers the command runs on this machine; see `broker.local_cluster`."""
     node_id: int = 1
     listen: Address = DEFAULT_LISTEN
     advertised: Address | None = None
@@ -135,6 +139,7 @@ class Settings:
 
 
 _FIELDS: Mapping[str, Callable[[Any], Any]] = {
+    "brokers": _integer(1, BROKERS_MAX),
     "node_id": _integer(0, NODE_ID_MAX),
     "listen": _address,
     "advertised": _address,

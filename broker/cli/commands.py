@@ -32,6 +32,9 @@ def _option(metavar: str, text: str) -> typer.models.OptionInfo:
 @app.command()
 def serve(
     config: Annotated[str | None, _option("FILE", "TOML file with settings.")] = None,
+    brokers: Annotated[
+        str | None, _option("N", "How many brokers to run, one process each; ids and ports count up. Default: 1.")
+    ] = None,
     node_id: Annotated[str | None, _option("N", "Id of this broker in its cluster. Default: 1.")] = None,
     listen: Annotated[
         str | None, _option("HOST:PORT", "Address to listen on; port 0 picks one. Default: 127.0.0.1:9092.")
@@ -51,10 +54,11 @@ def serve(
     ] = None,
     log_level: Annotated[str | None, _option("L", "debug, info, warning or error. Default: info.")] = None,
 ) -> None:
-    """Run a broker until SIGTERM or SIGINT. The settings come from TAILRACE_... variables and the file, too."""
+    """Run a broker, or several, until SIGTERM or SIGINT. TAILRACE_... variables and the file are read, too."""
     serving.serve(
         {
             "config": config,
+            "brokers": brokers,
             "node_id": node_id,
             "listen": listen,
             "advertised": advertised,

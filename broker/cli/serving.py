@@ -10,7 +10,18 @@ from typing import NoReturn
 
 from broker.cli.errors import CommandError
 
-OPTIONS = ("config", "node_id", "listen", "advertised", "data_dir", "objects", "metadata", "wal", "log_level")
+OPTIONS = (
+    "config",
+    "brokers",
+    "node_id",
+    "listen",
+    "advertised",
+    "data_dir",
+    "objects",
+    "metadata",
+    "wal",
+    "log_level",
+)
 _FLAGS = {f"--{name.replace('_', '-')}": name for name in OPTIONS}
 
 
@@ -31,7 +42,7 @@ def plain_options(arguments: Sequence[str]) -> dict[str, str] | None:
 
 
 def serve(options: Mapping[str, str | None]) -> NoReturn:
-    """Run a broker to its end and exit with its code. Raises CommandError for settings that cannot be used."""
+    """Run a broker, or several, to their end and exit. Raises CommandError for settings that cannot be used."""
     from broker.settings import SettingsError, load_settings
 
     flags = dict.fromkeys(OPTIONS) | dict(options)
@@ -43,6 +54,9 @@ def serve(options: Mapping[str, str | None]) -> NoReturn:
 
     # structlog loads rich where it finds it, for tracebacks in colours: 5 MB and 0.1 s of every start
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
-    from broker.app import run
+    if settings.brokers > 1:
+        from broker.local_cluster import run
+    else:
+        from broker.app import run
 
     sys.exit(run(settings))

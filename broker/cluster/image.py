@@ -45,7 +45,13 @@ class MetadataImage:
     """See the module docstring. `config` is kept in step with the dynamic broker configs found in the catalog."""
 
     def __init__(
-        self, catalog: Catalog, config: BrokerConfig, node_id: int, *, follow_interval_s: float = FOLLOW_INTERVAL_S
+        self,
+        catalog: Catalog,
+        config: BrokerConfig,
+        node_id: int,
+        *,
+        follow_interval_s: float = FOLLOW_INTERVAL_S,
+        expects_others: bool = False,
     ) -> None:
         self.cluster_id = catalog.cluster_id
         self.node_id = node_id
@@ -55,6 +61,7 @@ class MetadataImage:
         self._catalog = catalog
         self._config = config
         self._follow_interval_s = follow_interval_s
+        self._expects_others = expects_others
         self._by_name: dict[str, TopicInfo] = {}
         self._by_id: dict[bytes, TopicInfo] = {}
         self._brokers: dict[int, BrokerInfo] = {}
@@ -168,7 +175,8 @@ class MetadataImage:
         refreshed_at = asyncio.get_running_loop().time()
         while True:
             interval_s = self._follow_interval_s
-            await asyncio.sleep(interval_s if len(self._brokers) <= 1 else min(interval_s, CLUSTER_FOLLOW_INTERVAL_S))
+            in_cluster = self._expects_others or len(self._brokers) > 1
+            await asyncio.sleep(min(interval_s, CLUSTER_FOLLOW_INTERVAL_S) if in_cluster else interval_s)
             try:
                 await self.refresh()
                 if (now := asyncio.get_running_loop().time()) - refreshed_at >= interval_s:
