@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from wal.api import RecoverableWal, Wal, WalError, WalUnreachable
 
-__all__ = ["fence_wal", "open_wal"]
+__all__ = ["fence_wal", "open_wal", "read_wal"]
 
 
 async def open_wal(
@@ -39,7 +39,7 @@ async def open_wal(
 
 
 async def fence_wal(url: str, *, owner: str | None = None) -> RecoverableWal:
-    """Take the log away from its owner, who is provably out as long as the result is open.
+    """Take the lock of this node's own log, to recover and empty it. Nobody else gets it as long as the result is open.
 
     Raises WalLocked while the owner lives, WalUnreachable if no log is there (an empty directory is not an empty log: a
     volume may be missing), WalCorrupt, WalForeign if it names another owner.
@@ -52,6 +52,22 @@ async def fence_wal(url: str, *, owner: str | None = None) -> RecoverableWal:
     from wal.file.recovery import fence_file_wal
 
     return await fence_file_wal(name, owner)
+
+
+async def read_wal(url: str, *, owner: str | None = None) -> RecoverableWal:
+    """Another node's log, without its lock: it is not changed, whatever becomes of it meanwhile.
+
+    The result's `owner_is_out` says whether its lock was free, on a machine where that means something. Raises
+    WalUnreachable, WalCorrupt, WalForeign as `fence_wal`.
+    """
+    scheme, name = _split(url)
+    if scheme == "memory":
+        from wal.memory import MemoryLogReadAlong
+
+        return MemoryLogReadAlong.open(name, owner)
+    from wal.file.reading_along import read_file_wal
+
+    return await read_file_wal(name, owner)
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -107,17 +107,24 @@ class Wal(Protocol):
 
 
 class RecoverableWal(Protocol):
-    """The reading half: the owner is provably out for as long as this object is open."""
+    """The reading half. What it finds is all that was ever acknowledged if the owner was out when `records` began: by
+    `owner_is_out`, or because its lease had run out and the catalog said so to everybody before.
+    """
 
     @property
     def epoch(self) -> int:
         """Under which the log was appended to last (0: never). It tells whose log this is: an address does not."""
 
+    @property
+    def owner_is_out(self) -> bool:
+        """Who appended under `epoch` provably does so no more: its process has ended, or the log is sealed."""
+
     def records(self) -> AsyncIterator[list[WalRecord]]:
         """Untrimmed records in order, in chunks of a few MiB. A torn tail is dropped silently; raises WalCorrupt."""
 
     async def discard(self) -> None:
-        """All records have been made durable elsewhere: the log is empty from now on (idempotent)."""
+        """All records have been made durable elsewhere: the log is empty from now on (idempotent). A log on a disk is
+        emptied by its own node only; for others this does nothing."""
 
     async def close(self) -> None:
-        """Release the lock without discarding anything."""
+        """Let go of the log without discarding anything."""

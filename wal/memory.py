@@ -1,6 +1,6 @@
 """The in-memory twin of the file WAL: same contract, with the durability in the test's hands.
 
-Logs live in a process-wide registry by name, so that "another broker" (`fence_wal("memory://name")`) finds what the
+Logs live in a process-wide registry by name, so that "another broker" (`read_wal("memory://name")`) finds what the
 first one wrote. By default what was appended in one turn of the loop becomes durable in the next; with
 `manual = True`, when the test calls `sync()`. `crash()` drops what is not durable and lets the lock go; `fail()` breaks
 the log for good; `size_max` makes it full.
@@ -9,7 +9,7 @@ the log for good; `size_max` makes it full.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from wal.api import (
@@ -20,6 +20,7 @@ from wal.api import (
     WalFull,
     WalLocked,
     WalNotRecovered,
+    WalOfAnotherEpoch,
     WalRecord,
     WalUnreachable,
 )
@@ -191,6 +192,56 @@ class MemoryWal:
         self._log.locked = False
 
 
+class MemoryLogReadAlong:
+    """As `wal.file.reading_along`. Only `crash` and `close` put an owner out."""
+
+    def __init__(self, log: _Log, owner_is_out: bool) -> None:
+        self._log = log
+        self._epoch = log.epoch
+        self._owner_is_out = owner_is_out
+
+    @classmethod
+    def open(cls, name: str, owner: str | None = None) -> MemoryLogReadAlong:
+        log = _logs.get(name)
+        if log is None:
+            raise WalUnreachable(f"there is no memory://{name}")
+        log.check_owner(name, owner)
+        return cls(log, not log.locked)
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    @property
+    def owner_is_out(self) -> bool:
+        return self._owner_is_out
+
+    async def records(self) -> AsyncIterator[list[WalRecord]]:
+        for chunk in _chunks(self._log, self._epoch):
+            yield chunk
+
+    async def discard(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def _chunks(log: _Log, epoch: int) -> Iterator[list[WalRecord]]:
+    if log.epoch != epoch:
+        raise WalOfAnotherEpoch(log.epoch, epoch)
+    chunk: list[WalRecord] = []
+    size = 0
+    for record in log.untrimmed():
+        chunk.append(record)
+        size += len(record.data)
+        if size >= _CHUNK_SIZE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
 class MemoryRecoverableWal:
     """See the module docstring."""
 
@@ -213,16 +264,12 @@ class MemoryRecoverableWal:
     def epoch(self) -> int:
         return self._log.epoch
 
+    @property
+    def owner_is_out(self) -> bool:
+        return True
+
     async def records(self) -> AsyncIterator[list[WalRecord]]:
-        chunk: list[WalRecord] = []
-        size = 0
-        for record in self._log.untrimmed():
-            chunk.append(record)
-            size += len(record.data)
-            if size >= _CHUNK_SIZE:
-                yield chunk
-                chunk, size = [], 0
-        if chunk:
+        for chunk in _chunks(self._log, self._log.epoch):
             yield chunk
 
     async def discard(self) -> None:

@@ -96,6 +96,9 @@ class SimFiles:
             raise WalLocked("the disk is locked")
         self.disk.locked = True
 
+    def is_lock_free(self) -> bool:
+        return not self.disk.locked
+
     def _view(self) -> dict[str, bytearray]:
         view = dict(self.disk.names)
         for operation, old, new in self.disk.unsynced:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +55,9 @@ def test_a_checkpoint_slot() -> None:
     assert CHECKPOINT.encode()[:48].hex() == expected
     assert CHECKPOINT.encode()[48:].hex() == CHECKPOINT_TAIL
     assert Checkpoint.decode(CHECKPOINT.encode()) == CHECKPOINT
+    known = dataclasses.replace(CHECKPOINT, machine=0x01020304)
+    assert known.encode()[56:60].hex() == "04030201"
+    assert Checkpoint.decode(known.encode()) == known
 
 
 def test_a_frame() -> None:

@@ -41,6 +41,9 @@ class Files(Protocol):
     def lock(self) -> None:
         """Take the directory's lock. Raises WalLocked."""
 
+    def is_lock_free(self) -> bool:
+        """Nobody had the lock just now. Others that ask at the same time do not count."""
+
     def names(self) -> list[str]: ...
 
     def create(self, name: str, size: int, *, fill: bool) -> File:
@@ -113,10 +116,14 @@ class OsFile:
 
 
 class OsFiles:
-    """A real directory. Raises WalUnreachable if it is not there (or cannot be made, with `create`)."""
+    """A real directory. Raises WalUnreachable if it is not there (or cannot be made, with `create`).
 
-    def __init__(self, path: str, *, create: bool) -> None:
+    Without `writable` its files can only be read.
+    """
+
+    def __init__(self, path: str, *, create: bool = False, writable: bool = True) -> None:
         self.path = path
+        self._access = os.O_RDWR if writable else os.O_RDONLY
         try:
             if create and not os.path.isdir(path):
                 _make_directories(os.path.abspath(path))
@@ -124,6 +131,8 @@ class OsFiles:
         except OSError as error:
             if error.errno in NO_SPACE:
                 raise WalFull(f"no room for a log in {path}: {error.strerror}") from error
+            if error.errno == errno.ENOENT:
+                raise WalUnreachable(f"there is no log directory {path}") from error
             raise WalUnreachable(f"cannot open the log directory {path}: {error.strerror}") from error
 
     def lock(self) -> None:
@@ -131,6 +140,14 @@ class OsFiles:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise WalLocked(f"{self.path} is in use by another process") from None
+
+    def is_lock_free(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return True
 
     def names(self) -> list[str]:
         return os.listdir(self._fd) if os.listdir in os.supports_fd else os.listdir(self.path)
@@ -153,7 +170,7 @@ class OsFiles:
         return OsFile(fd)
 
     def open(self, name: str) -> OsFile:
-        return OsFile(os.open(self._join(name), os.O_RDWR | os.O_CLOEXEC))
+        return OsFile(os.open(self._join(name), self._access | os.O_CLOEXEC))
 
     def rename(self, old: str, new: str) -> None:
         os.rename(self._join(old), self._join(new))

@@ -52,7 +52,7 @@ Checkpoint: two slots of 64 bytes at byte 0 and byte 4096, the intact one with t
     32  u64  WAL epoch of the last opening
     40  u64  trim position: records that end at or before it are not needed
     48  u64  end position: durable when this was written; exact in states 2 and 3
-    56  u32  zero
+    56  u32  machine that wrote this (`wal.file.machine`), 0 if it is not known
     60  u32  CRC of bytes 0-59
 """
 
@@ -137,6 +137,7 @@ class Checkpoint:
     epoch: int
     trim_position: int
     end_position: int
+    machine: int = 0
 
     def encode(self) -> bytes:
         body = _CHECKPOINT.pack(
@@ -148,7 +149,7 @@ class Checkpoint:
             self.epoch,
             self.trim_position,
             self.end_position,
-            0,
+            self.machine,
         )
         return body + _CRC.pack(crc32c(body))
 
@@ -158,10 +159,10 @@ class Checkpoint:
         body = _intact(data)
         if body is None:
             return None
-        magic, version, state, generation, log_id, epoch, trim, end, _ = _CHECKPOINT.unpack(body)
+        magic, version, state, generation, log_id, epoch, trim, end, machine = _CHECKPOINT.unpack(body)
         if magic != _CHECKPOINT_MAGIC or version != VERSION or state not in _STATES:
             return None
-        return cls(State(state), generation, log_id, epoch, trim, end)
+        return cls(State(state), generation, log_id, epoch, trim, end, machine)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
-"""The recovering half of the file WAL: reading is in `wal.file.reading`, this is its asynchronous front."""
+"""The recovering half of the file WAL for its own node, which holds the lock: reading is in `wal.file.reading`, this is
+its asynchronous front. Other nodes read along (`wal.file.reading_along`).
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 
 from wal.api import WalCorrupt, WalError, WalFailed, WalRecord, WalUnreachable
@@ -12,6 +13,7 @@ from wal.file.files import Files, OsFiles
 from wal.file.format import State, segment_sequence
 from wal.file.owner import check_owner
 from wal.file.reading import LogReader
+from wal.file.reading_along import is_proof
 
 
 class RecoverableFileWal:
@@ -20,12 +22,17 @@ class RecoverableFileWal:
     def __init__(self, files: Files, checkpoint: CheckpointFile) -> None:
         self._files = files
         self._checkpoint = checkpoint
+        self._owner_is_out = is_proof(checkpoint.current)
         self._closed = False
         self._end: int | None = None
 
     @property
     def epoch(self) -> int:
         return self._checkpoint.current.epoch
+
+    @property
+    def owner_is_out(self) -> bool:
+        return self._owner_is_out
 
     async def records(self) -> AsyncIterator[list[WalRecord]]:
         reader = LogReader(self._files, self._checkpoint.current)
@@ -80,9 +87,7 @@ async def fence_file_wal(path: str, owner: str | None = None) -> RecoverableFile
 
 
 def _fence(path: str, owner: str | None) -> RecoverableFileWal:
-    if not os.path.isdir(path):
-        raise WalUnreachable(f"there is no log directory {path}")
-    files = OsFiles(path, create=False)
+    files = OsFiles(path)
     try:
         files.lock()
         check_owner(files, owner)

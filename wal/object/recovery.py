@@ -200,6 +200,10 @@ class ObjectRecoverableWal:
     def epoch(self) -> int:
         return self._epoch
 
+    @property
+    def owner_is_out(self) -> bool:
+        return True
+
     async def records(self) -> AsyncIterator[list[WalRecord]]:
         if self._is_discarded:
             return
