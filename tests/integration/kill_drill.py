@@ -25,6 +25,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from bench.broker_process import BrokerProcess
 from bench.history import Outcome, check
+from bench.postgres_process import PostgresServer
+from bench.seaweedfs_process import ACCESS_KEY, SECRET_KEY, SeaweedFs
 
 from .foreign_producers import FOREIGN
 from .load import (
@@ -35,8 +37,6 @@ from .load import (
     wait_until_acknowledged,
     wait_until_drained,
 )
-from .postgres import PostgresServer
-from .seaweedfs import ACCESS_KEY, SECRET_KEY, SeaweedFs
 
 TOPICS = {"plain": 6, "log-append-time": 3, "one-partition": 1}
 CONFIGS = {"log-append-time": {"message.timestamp.type": "LogAppendTime"}}

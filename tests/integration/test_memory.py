@@ -16,11 +16,11 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.broker_process import BrokerProcess
+from bench.seaweedfs_process import SeaweedFs
+from bench.slow_proxy import SlowProxy
 from tests.integration.raw_client import MIB, RawConnection, fetch_request, half_request
-from tests.integration.seaweedfs import SeaweedFs
 from tests.integration.seaweedfs import s3_url as s3_url
 from tests.integration.seaweedfs import seaweedfs as seaweedfs
-from tests.integration.slow_proxy import SlowProxy
 
 pytestmark = [
     pytest.mark.integration,

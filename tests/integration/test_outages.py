@@ -11,6 +11,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from bench.broker_process import BrokerProcess
 from bench.history import Outcome, check
+from bench.postgres_process import PostgresServer
+from bench.seaweedfs_process import ACCESS_KEY, SECRET_KEY, SeaweedFs
 
 from .load import (
     WatchedConsumer,
@@ -20,8 +22,6 @@ from .load import (
     wait_until_acknowledged,
     wait_until_drained,
 )
-from .postgres import PostgresServer
-from .seaweedfs import ACCESS_KEY, SECRET_KEY, SeaweedFs
 
 pytestmark = pytest.mark.integration
 TOPICS = {"t": 4}

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from bench.postgres_process import PostgresServer
 from s3stream.catalog import open_catalog
 from s3stream.catalog.api import (
     BrokerFenced,
@@ -32,7 +33,6 @@ from s3stream.catalog.api import (
     StreamRange,
     UnknownStream,
 )
-from tests.integration.postgres import PostgresServer
 from tests.s3stream.catalog.steps import HOUR_MS, register, span
 
 T = TypeVar("T")

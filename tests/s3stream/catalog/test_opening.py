@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench.free_ports import free_port
+from bench.postgres_process import PASSWORD, PostgresServer
 from s3stream.catalog import open_catalog
 from s3stream.catalog.api import CatalogError, CatalogTooNew, CatalogUnreachable, NewTopic
-from tests.integration.postgres import PASSWORD, PostgresServer
 from tests.s3stream.catalog.steps import register
 
 

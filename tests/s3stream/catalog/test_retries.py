@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 from sqlalchemy import Connection, make_url
 
+from bench.postgres_process import PostgresServer
 from s3stream.catalog import open_catalog
 from s3stream.catalog.api import CatalogError, CatalogUnreachable, NewTopic
 from s3stream.catalog.database import ATTEMPTS_MAX, Database, OutcomeUnknown, RolledBack
 from s3stream.catalog.postgres import PostgresBackend
-from tests.integration.postgres import PostgresServer
 from tests.s3stream.catalog.steps import HOUR_MS, register
 
 T = TypeVar("T")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.seaweedfs_process import ACCESS_KEY, BUCKET, SECRET_KEY, SeaweedFs
 from s3stream.objectstore import open_store
 from s3stream.objectstore.api import (
     ObjectExists,
@@ -22,7 +23,6 @@ from s3stream.objectstore.api import (
 )
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.objectstore.retrying import ATTEMPTS_MAX, RetryingStore
-from tests.integration.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, SeaweedFs
 from wal.api import Buffer
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from obstore.store import S3Store
 
+from bench.seaweedfs_process import SeaweedFs
+from bench.slow_proxy import SlowProxy
 from s3stream.objectstore import opening
 from s3stream.objectstore.patience import MEASURED_SIZE_MIN, RATE_MIN, TIMEOUT_S, Patience
 from s3stream.objectstore.remote import RemoteStore
 from s3stream.objectstore.retrying import RetryingStore
-from tests.integration.seaweedfs import SeaweedFs
-from tests.integration.slow_proxy import SlowProxy
 
 MIB = 1 << 20
 
