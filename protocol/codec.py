@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
-from protocol.api_keys import BROKER_APIS, ApiKey
 from protocol.compiler import Decoder, Encoder, compile_decoder, compile_encoder
 from protocol.errors import DecodeError, UnsupportedVersion
 from protocol.headers import (
@@ -28,6 +27,7 @@ from protocol.headers import (
     split_api_code,
     unpack_request_header,
 )
+from protocol.private_keys import api_name
 from protocol.types import Buffer, Message, RecordKey
 
 __all__ = [
@@ -68,9 +68,9 @@ _encoders: dict[tuple[type[Message], int], Encoder] = {}
 
 @cache
 def _message_class(api_key: int, suffix: str) -> type[Message]:
-    if api_key not in BROKER_APIS:
+    name = api_name(api_key)
+    if name is None:
         raise UnsupportedVersion(api_key, -1)
-    name = ApiKey(api_key).name
     module = importlib.import_module(f"protocol.messages.{name.lower()}")
     cls: type[Message] = getattr(module, name.title().replace("_", "") + suffix)
     return cls

@@ -25,7 +25,7 @@ import structlog
 
 from broker.config.broker_config import BrokerConfig
 from broker.config.topic_config import TopicConfig
-from s3stream.catalog.api import BrokerInfo, Catalog, CatalogError, Changes, TopicInfo
+from s3stream.catalog.api import DRAINING, BrokerInfo, Catalog, CatalogError, Changes, TopicInfo
 
 log = structlog.get_logger()
 
@@ -68,6 +68,7 @@ class MetadataImage:
         self._alive: list[BrokerInfo] = []
         self._absent: frozenset[int] = frozenset()
         self._configs: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._draining: frozenset[int] = frozenset()
         self._topic_configs: dict[str, TopicConfig] = {}
         self._derived: dict[Callable[..., object], dict[bytes, object]] = {}
         self._subscribers: list[Subscriber] = []
@@ -137,6 +138,10 @@ class MetadataImage:
     def dynamic_configs(self, resource_type: str, name: str) -> Mapping[str, str]:
         """What is set on a "broker", "group" or "client-metrics" resource."""
         return self._configs.get((resource_type, name), _NOTHING)
+
+    def draining(self) -> frozenset[int]:
+        """Brokers that give away what they lead, and are given nothing."""
+        return self._draining
 
     def config_resources(self, resource_type: str) -> list[str]:
         """Names that have something set."""
@@ -256,6 +261,11 @@ class MetadataImage:
             else:
                 self._configs.pop(resource, None)
         if any(kind == "broker" for kind, _ in configs):
+            self._draining = frozenset(
+                int(name)
+                for (kind, name), values in self._configs.items()
+                if kind == "broker" and name and values.get(DRAINING, "").strip().lower() == "true"
+            )
             self._config.set_dynamic(
                 self.dynamic_configs("broker", ""), self.dynamic_configs("broker", str(self.node_id))
             )

@@ -231,6 +231,58 @@ _TRANSACTIONS = _table(
     ),
 )
 
+_BALANCE = _table(
+    Effect.HONOURED,
+    (
+        "auto.leader.rebalance.enable",
+        _BOOLEAN,
+        "true",
+        None,
+        _CLUSTER,
+        "Move partitions by themselves, so that brokers lead and carry about the same. Draining works without it.",
+    ),
+    (
+        "tailrace.balance.partitions.percentage",
+        _INT,
+        10,
+        at_least(1),
+        _CLUSTER,
+        "How far the number of partitions that a broker leads may be from the average, if by more than one.",
+    ),
+    (
+        "leader.imbalance.check.interval.seconds",
+        _LONG,
+        300,
+        None,
+        _READ_ONLY,
+        "How long a partition that was moved is not moved again for the sake of load.",
+    ),
+    (
+        "tailrace.balance.load.percentage",
+        _INT,
+        25,
+        at_least(5),
+        _CLUSTER,
+        "How far a broker's bytes in, bytes out, requests or CPU may be above the average before partitions move.",
+    ),
+    (
+        "tailrace.balance.moves.max",
+        _INT,
+        20,
+        at_least(1),
+        _CLUSTER,
+        "Partitions that the balancer, or a drain, has on the move at a time.",
+    ),
+    (
+        "tailrace.draining",
+        _BOOLEAN,
+        "false",
+        None,
+        _PER_BROKER,
+        "This broker gives away all that it leads, and is given nothing. Set dynamically: `tailrace brokers drain`.",
+    ),
+)
+
 _WITHOUT_EFFECT = _table(
     Effect.ACCEPTED,
     ("request.timeout.ms", _INT, 30000, None, _READ_ONLY, "How long brokers wait for each other."),
@@ -250,7 +302,6 @@ _WITHOUT_EFFECT = _table(
     ("num.replica.fetchers", _INT, 1, None, _CLUSTER, "Kafka's replication threads."),
     ("min.insync.replicas", _INT, 1, at_least(1), _CLUSTER, "Default of min.insync.replicas."),
     ("unclean.leader.election.enable", _BOOLEAN, "false", None, _CLUSTER, "Default of the topic config of this name."),
-    ("auto.leader.rebalance.enable", _BOOLEAN, "true", None, _READ_ONLY, "Move leadership back to preferred replicas."),
     ("compression.type", _STRING, "producer", one_of(*COMPRESSION_TYPES), _CLUSTER, "Default of compression.type."),
     ("compression.gzip.level", _INT, -1, gzip_level, _CLUSTER, "Default of compression.gzip.level."),
     ("compression.lz4.level", _INT, 9, between(1, 17), _CLUSTER, "Default of compression.lz4.level."),
@@ -462,7 +513,16 @@ _GROUP_TYPES = _table(
 )
 
 BROKER_CONFIGS: dict[str, ConfigDef] = by_name(
-    _IDENTITY + _TOPICS + _LOG + _NETWORK + _GROUPS + _TRANSACTIONS + _WITHOUT_EFFECT + _CONSUMER_GROUPS + _GROUP_TYPES
+    _IDENTITY
+    + _TOPICS
+    + _LOG
+    + _NETWORK
+    + _GROUPS
+    + _TRANSACTIONS
+    + _BALANCE
+    + _WITHOUT_EFFECT
+    + _CONSUMER_GROUPS
+    + _GROUP_TYPES
 )
 
 SYNONYMS: dict[str, tuple[str, ...]] = {

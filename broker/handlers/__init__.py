@@ -1,7 +1,8 @@
 """The APIs that this broker serves: one module each, listed here and nowhere else.
 
 A handler module has the constants `API_KEY`, `MIN_VERSION` and `MAX_VERSION` and
-`handle(services, ctx, request)`; see `broker.request` for what it may return. ApiVersions answers from this list.
+`handle(services, ctx, request)`; see `broker.request` for what it may return. ApiVersions answers from this
+list, without the private ones.
 """
 
 from __future__ import annotations

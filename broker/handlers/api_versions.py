@@ -26,6 +26,7 @@ from protocol.messages.api_versions import (
     FinalizedFeatureKey,
     SupportedFeatureKey,
 )
+from protocol.private_keys import is_private
 
 API_KEY = ApiKey.API_VERSIONS
 MIN_VERSION = 0
@@ -75,5 +76,6 @@ def _served() -> list[ApiVersion]:
                 max_version=module.MAX_VERSION,
             )
             for module in handlers.MODULES
+            if not is_private(module.API_KEY)
         )
     return _api_versions

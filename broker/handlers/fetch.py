@@ -96,6 +96,9 @@ def _respond(services: Services, ctx: RequestContext, context: FetchContext, fet
             topic = topics[key] = FetchableTopicResponse(topic=target.topic, topic_id=target.topic_id)
             response.responses.append(topic)
         found = result.found
+        if (partition := target.partition) is not None and found is not None:
+            partition.load.bytes_out += found.size
+            partition.load.requests += 1
         data = PartitionData(
             partition_index=target.index,
             error_code=result.error_code,

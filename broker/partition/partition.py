@@ -20,6 +20,7 @@ from broker.config.topic_config import TopicConfig
 from broker.partition.append_rules import AppendRules
 from broker.partition.errors import BatchPostponed, BatchRefused, PartitionError
 from broker.partition.inspection import InspectionBudget
+from broker.partition.load import PartitionLoad
 from broker.partition.log_view import LogView
 from broker.partition.opening import RecoveredState
 from broker.partition.producer_state import NO_PRODUCER_ID, ActiveProducer, ProducerStates, SequencedBatch
@@ -65,6 +66,7 @@ class Partition(LogView):
         "config",
         "index",
         "leader_epoch",
+        "load",
         "producers",
         "topic",
         "topic_id",
@@ -89,6 +91,7 @@ class Partition(LogView):
         self.leader_epoch = leader_epoch
         self.producers: ProducerStates = recovered.producers
         self.closed = False
+        self.load = PartitionLoad()
         self._inspections = inspections or InspectionBudget()
         self._verifications = Verifications()
         self._snapshots = StateLog(state_stream, recovered.snapshot_offset)
@@ -276,6 +279,9 @@ class Partition(LogView):
         if appended_at != base_offset:
             raise AssertionError(f"{self.topic}-{self.index}: stamped {base_offset}, appended at {appended_at}")
         self._unsnapshotted_size += size
+        load = self.load
+        load.bytes_in += size
+        load.requests += 1
         self._unconfirmed.append((base_offset + count, size))
 
     # -- transactions -----------------------------------------------------------------------------------------------

@@ -234,13 +234,14 @@ class Connection(asyncio.BufferedProtocol):
             slot.settle(result)
 
     def _unsupported_version(self, api: Api, version: int, correlation_id: int, out: list[Buffer]) -> None:
-        if api.key != ApiKey.API_VERSIONS:
+        is_api_versions = api.key == ApiKey.API_VERSIONS
+        response = unsupported_version_response() if is_api_versions else api.unsupported_version_response()
+        if response is None:
             raise Refused(f"unsupported version {version} of {api.name}")
-        response = unsupported_version_response()
         if self._slots:
-            self._new_slot(api, 0, correlation_id, 0).settle(response)
+            self._new_slot(api, api.min_version, correlation_id, 0).settle(response)
         else:
-            out += encode_response(api.key, 0, correlation_id, response)
+            out += encode_response(api.key, api.min_version, correlation_id, response)
 
     def _new_slot(self, api: Api, version: int, correlation_id: int, size: int) -> Slot:
         slot = Slot(self, api, version, correlation_id, size)

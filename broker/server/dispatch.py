@@ -10,6 +10,7 @@ from broker.request import Deferred
 from protocol.api_keys import ApiKey
 from protocol.codec import response_class
 from protocol.errors import ErrorCode
+from protocol.private_keys import api_name, is_private
 from protocol.types import has_field
 
 LONG_POLLS = frozenset({ApiKey.FETCH, ApiKey.JOIN_GROUP, ApiKey.SYNC_GROUP})
@@ -37,7 +38,7 @@ class Api:
 
     def __init__(self, key: int, min_version: int, max_version: int, handle: Callable[..., Any]) -> None:
         self.key = key
-        self.name = ApiKey(key).name
+        self.name = api_name(key) or str(key)
         self.min_version = min_version
         self.max_version = max_version
         self.handle = handle
@@ -45,6 +46,10 @@ class Api:
         self.is_long_poll = key in LONG_POLLS
         self.is_abandoned_with_client = key in ABANDONED_WITH_CLIENT
         self._response_class: Any = response_class(key)
+
+    def unsupported_version_response(self) -> Any:
+        """UNSUPPORTED_VERSION, to be encoded as the first version; None where clients would not understand it."""
+        return self._response_class(error_code=ErrorCode.UNSUPPORTED_VERSION) if is_private(self.key) else None
 
     def failure_response(self, version: int) -> Any:
         """UNKNOWN_SERVER_ERROR, or None where this version has no error code of its own to say it with."""

@@ -57,6 +57,10 @@ class BrokerUnavailable(CatalogError):
     """A broker that is to lead is not alive."""
 
 
+class ObjectsReplaced(CatalogError):
+    """What was to be replaced is not what it was when it was read: replaced by others, or trimmed."""
+
+
 class TopicExists(CatalogError):
     """A topic of this name is there already."""
 
@@ -86,6 +90,9 @@ class BrokerInfo:
 
 
 NO_LEADER = -1
+
+DRAINING = "tailrace.draining"
+"""Dynamic config ("true" or "false") of a "broker": it gives away what it leads, and nothing is given to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,8 @@ class TopicInfo:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """`end_offset` is the committed end. An open stream belongs to `node_id`."""
+    """`end_offset` is the committed end. An open stream belongs to `node_id`. Below `compacted_offset` the log was
+    compacted by key."""
 
     stream_id: int
     epoch: int
@@ -127,6 +135,7 @@ class StreamInfo:
     node_id: int | None
     start_offset: int
     end_offset: int
+    compacted_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +157,31 @@ class ObjectInfo:
     key: str
     size: int
     ranges: tuple[StreamRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetObject:
+    """A committed stream set object, without its ranges: of streams from first to last id, uploaded (or rewritten) by
+    `node_id` `age_ms` ago. `generation` counts its rewritings."""
+
+    object_id: int
+    key: str
+    size: int
+    node_id: int
+    generation: int
+    first_stream_id: int
+    last_stream_id: int
+    age_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewObject:
+    """A prepared object that was uploaded, about to take the place of others."""
+
+    object_id: int
+    size: int
+    ranges: tuple[StreamRange, ...]
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +329,8 @@ class Catalog(Protocol):
     async def live_objects(self, stream_ids: Sequence[int]) -> list[ObjectInfo]:
         """Committed objects that hold ranges of any of these streams at or above their start offset, by object id.
 
-        Only those ranges are listed. Read in pages, each its own transaction; an object that is committed meanwhile may
-        be missing, one that is retired meanwhile may be listed.
+        Only those ranges are listed. What is said of one stream is of one moment: its ranges have no hole and no
+        overlap, whatever is replaced meanwhile.
         """
 
     # -- objects ---------------------------------------------------------------------------------------------
@@ -321,6 +355,30 @@ class Catalog(Protocol):
         Raises BrokerFenced, StreamEpochFenced, OffsetsNotContinuous, ObjectGone.
         """
 
+    async def set_objects(self) -> list[SetObject]:
+        """All committed stream set objects, by object id."""
+
+    async def object_ranges(self, object_ids: Sequence[int]) -> list[ObjectInfo]:
+        """Of those that are still committed, by object id: their ranges that are live."""
+
+    async def replace_objects(
+        self,
+        node_id: int,
+        broker_epoch: int,
+        removed: Mapping[int, Sequence[StreamRange]],
+        added: Sequence[NewObject],
+        compacted: Mapping[int, tuple[int, int]] | None = None,
+    ) -> None:
+        """Commit `added` in the place of these ranges of these objects (object id -> ranges).
+
+        Checks that every one of these ranges is still where it was, and that per stream `added` covers exactly their
+        offsets; only what was trimmed may be left out. An object that keeps no live range is retired. `compacted`
+        (stream id -> (stream epoch, offset)) moves compacted offsets of streams that are open at this broker. Replacing
+        the same again is no error (a lost answer may be retried).
+
+        Raises ObjectsReplaced, BrokerFenced, StreamEpochFenced, OffsetsNotContinuous, ObjectGone.
+        """
+
     async def recovered(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:
         """The WAL of (node_id, epoch) is in objects: its streams are closed, its partitions may be claimed.
 
@@ -328,11 +386,13 @@ class Catalog(Protocol):
         the recovering one.
         """
 
-    async def abandoned_objects(self, older_than_ms: int, limit: int) -> list[tuple[int, str]]:
+    async def abandoned_objects(
+        self, older_than_ms: int, limit: int, retired_older_than_ms: int | None = None
+    ) -> list[tuple[int, str]]:
         """(Object id, key) of what the bucket need not keep any more; from now on none of them can be committed.
 
         Prepared and never committed (for `older_than_ms` by the database's clock, or of a broker epoch that ended), or
-        marked for deletion `older_than_ms` ago. They are listed until `forget_objects`.
+        marked for deletion `retired_older_than_ms` (None: `older_than_ms`) ago. They are listed until `forget_objects`.
         """
 
     async def forget_objects(self, object_ids: Sequence[int]) -> None:

@@ -30,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 
-from s3stream.catalog.api import NO_LEADER, BrokerUnavailable, PartitionInfo
+from s3stream.catalog.api import DRAINING, NO_LEADER, BrokerUnavailable, PartitionInfo
 from s3stream.catalog.locks import begin_change, chunks, lock_streams, record_changes, require_broker
 from s3stream.catalog.schema import (
     ACTIVE,
@@ -46,9 +46,6 @@ from s3stream.catalog.schema import (
 )
 from s3stream.catalog.topics import partition_info, replicas_text
 
-DRAINING = "tailrace.draining"
-"""Dynamic config of a broker that nothing is given to."""
-
 _IS_IT = and_(partitions.c.topic_id == bindparam("topic"), partitions.c.partition_index == bindparam("index"))
 _ENDS_MOVE = {"target": null(), "former_replicas": null()}
 _SET_LEADER = (
@@ -63,7 +60,9 @@ _PLAN = (
 )
 _ALIVE = select(brokers.c.node_id).where(brokers.c.state == ACTIVE, brokers.c.lease_end_ms > NowMs())
 _DRAINED = select(configs.c.resource_name).where(
-    configs.c.resource_type == "broker", configs.c.config_key == DRAINING, configs.c.config_value == "true"
+    configs.c.resource_type == "broker",
+    configs.c.config_key == DRAINING,
+    func.lower(func.trim(configs.c.config_value)) == "true",
 )
 
 
