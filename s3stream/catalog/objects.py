@@ -108,7 +108,7 @@ def commit(
     ends = _advance(ordered, present)
     if ends:
         tx.execute(_SET_END, [{"id": stream_id, "end": end} for stream_id, end in ends.items()])
-    witness = _choose_witness(ordered, {stream_id: stream.start_offset for stream_id, stream in present.items()})
+    witness = choose_witness(ordered, {stream_id: stream.start_offset for stream_id, stream in present.items()})
     tx.execute(
         update(objects)
         .where(objects.c.object_id == object_id)
@@ -225,7 +225,7 @@ def _advance(ordered: Iterable[StreamRange], present: Mapping[int, Row[Any]]) ->
     return ends
 
 
-def _choose_witness(ranges: Iterable[StreamRange], starts: Mapping[int, int]) -> StreamRange | None:
+def choose_witness(ranges: Iterable[StreamRange], starts: Mapping[int, int]) -> StreamRange | None:
     """The largest live range: logs are kept for longer than the small streams beside them."""
     live = (r for r in ranges if r.stream_id in starts and r.end_offset > starts[r.stream_id])
     return max(live, key=lambda r: r.size, default=None)
@@ -247,7 +247,7 @@ def _retire(tx: Connection, candidates: Any, limit: int) -> int:
         starts.update((stream_id, start) for stream_id, start in found)
     dead, moved = [], []
     for object_id, ranges in held.items():
-        witness = _choose_witness(ranges, starts)
+        witness = choose_witness(ranges, starts)
         if witness is None:
             dead.append(object_id)
         else:

@@ -37,6 +37,11 @@ _CLUSTER_ID = "cluster_id"
 
 async def open_sql_catalog(url: str, *, create: bool) -> SqlCatalog:
     """See `s3stream.catalog.open_catalog`."""
+    return SqlCatalog(*await open_database(url, create=create))
+
+
+async def open_database(url: str, *, create: bool) -> tuple[Database, str]:
+    """The database behind a catalog, for tools that look at its tables, and the cluster id. Raises as `open_catalog`."""
     database = Database(await _connect(_parse(url), create=create))
     try:
         cluster_id = await database.read(lambda tx: _cluster_id(tx, database.name))
@@ -45,7 +50,7 @@ async def open_sql_catalog(url: str, *, create: bool) -> SqlCatalog:
     except BaseException:
         await database.close()
         raise
-    return SqlCatalog(database, cluster_id)
+    return database, cluster_id
 
 
 def _parse(text_url: str) -> URL:
