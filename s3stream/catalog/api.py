@@ -11,7 +11,7 @@ that follows the **change sequence**: each transaction that changes topics, part
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -247,6 +247,9 @@ class Catalog(Protocol):
         """Whether it is this broker that recovers that fenced registration. One that claimed it before and is not
         registered any more has lost its claim."""
 
+    async def release_recovery(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:
+        """This broker could not recover it: others may try. No error if the claim is not its own."""
+
     async def renew_lease(self, node_id: int, broker_epoch: int, lease_ms: int) -> None:
         """A lease that ran out may be renewed as long as nobody fenced the broker. Raises BrokerFenced."""
 
@@ -290,10 +293,11 @@ class Catalog(Protocol):
         more); the others have no target that is alive, and stay as they are. Raises BrokerFenced.
         """
 
-    async def claim_partitions(self, node_id: int, broker_epoch: int) -> int:
+    async def claim_partitions(self, node_id: int, broker_epoch: int, *, absent: Collection[int] = ()) -> int:
         """Give every partition whose leader is closed, or fenced and recovered, to a broker that is alive: to its
         target, else to the one of its replicas (or of all brokers that are not drained) that leads the fewest by then.
-        Targets that are not alive are forgotten. Returns how many were given away.
+        Targets that are not alive are forgotten. Nothing is given to the nodes in `absent`, whatever their leases.
+        Returns how many were given away.
 
         A partition of this node id that a former registration has left unrecovered gets NO_LEADER: nobody may open it,
         until the log that has its tail is recovered and it is claimed.

@@ -156,6 +156,15 @@ def claim_recovery(tx: Connection, node_id: int, epoch: int, by_node_id: int, by
     return claimed.rowcount == 1
 
 
+def release_recovery(tx: Connection, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:
+    require_broker(tx, by_node_id, by_broker_epoch)
+    tx.execute(
+        update(brokers)
+        .where(_is(node_id, epoch), brokers.c.recoverer_epoch == by_broker_epoch)
+        .values(recoverer_epoch=None)
+    )
+
+
 def unrecovered(tx: Connection) -> list[BrokerInfo]:
     rows = tx.execute(select(*_COLUMNS).where(brokers.c.state == FENCED).order_by(brokers.c.node_id, brokers.c.epoch))
     return [_info(row) for row in rows]

@@ -6,7 +6,7 @@ same answer. The others surface CatalogUnreachable, and their caller looks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 from uuid import UUID
 
@@ -103,9 +103,9 @@ class SqlCatalog:
             lambda tx: leaders.hand_over(tx, node_id, broker_epoch, partitions), idempotent=True
         )
 
-    async def claim_partitions(self, node_id: int, broker_epoch: int) -> int:
+    async def claim_partitions(self, node_id: int, broker_epoch: int, *, absent: Collection[int] = ()) -> int:
         return await self._database.write(
-            lambda tx: leaders.claim_partitions(tx, node_id, broker_epoch), idempotent=True
+            lambda tx: leaders.claim_partitions(tx, node_id, broker_epoch, absent), idempotent=True
         )
 
     async def alter_configs(self, resource_type: str, name: str, changes: Mapping[str, str | None]) -> None:
@@ -170,6 +170,11 @@ class SqlCatalog:
     async def claim_recovery(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> bool:
         return await self._database.write(
             lambda tx: brokers.claim_recovery(tx, node_id, epoch, by_node_id, by_broker_epoch), idempotent=True
+        )
+
+    async def release_recovery(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:
+        await self._database.write(
+            lambda tx: brokers.release_recovery(tx, node_id, epoch, by_node_id, by_broker_epoch), idempotent=True
         )
 
     async def abandoned_objects(self, older_than_ms: int, limit: int) -> list[tuple[int, str]]:

@@ -152,11 +152,11 @@ def _close_streams(tx: Connection, broker_epoch: int, stream_ids: Iterable[int])
         tx.execute(closed.values(state=STREAM_CLOSED, node_id=None, broker_epoch=None))
 
 
-def claim_partitions(tx: Connection, node_id: int, broker_epoch: int) -> int:
+def claim_partitions(tx: Connection, node_id: int, broker_epoch: int, absent: Collection[int] = ()) -> int:
     seq = begin_change(tx)
     require_broker(tx, node_id, broker_epoch)
     # the one that asks lives, whatever its lease
-    alive = {node_id, *tx.execute(_ALIVE).scalars()}
+    alive = {node_id, *(set(tx.execute(_ALIVE).scalars()) - set(absent))}
     unplanned = _forget_targets(tx, alive)
     claimed = tx.execute(_select_unled(node_id)).all()
     if claimed:
