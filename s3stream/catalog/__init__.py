@@ -7,7 +7,7 @@
     api.py        the seam: values, errors, the Catalog protocol
     opening.py    URL -> database -> schema (created, migrated or refused) -> SqlCatalog
     catalog.py    SqlCatalog: each method is one transaction, retried where that is safe
-    brokers.py  topics.py  changes.py  streams.py  objects.py
+    brokers.py  topics.py  changes.py  streams.py  objects.py  listing.py  replacing.py
                   the transactions themselves: plain functions over a SQLAlchemy connection
     locks.py      counters, the change lock, who waits for whom
     schema.py     tables, schema version, the database's clock

@@ -138,9 +138,10 @@ class StreamInfo:
     compacted_offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class StreamRange:
-    """The part of one stream that an object holds. Half-open offsets, size in bytes, timestamp in ms."""
+    """The part of one stream that an object holds. Half-open offsets, size in bytes, timestamp in ms. Sorts by stream
+    and offset."""
 
     stream_id: int
     start_offset: int

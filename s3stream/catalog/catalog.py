@@ -7,18 +7,21 @@ same answer. The others surface CatalogUnreachable, and their caller looks.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from s3stream.catalog import brokers, changes, leaders, locks, objects, streams, topics
+from s3stream.catalog import brokers, changes, leaders, listing, locks, objects, replacing, streams, topics
 from s3stream.catalog.api import (
     BrokerInfo,
     Changes,
+    NewObject,
     NewTopic,
     ObjectInfo,
     PartitionInfo,
+    SetObject,
     StreamInfo,
     StreamRange,
     TopicInfo,
@@ -28,8 +31,8 @@ from s3stream.catalog.schema import PRODUCER_ID
 
 T = TypeVar("T")
 
-PAGE_COUNT = 1000
-"""Objects read in one transaction by `live_objects`."""
+PAGE_COUNT = 4000
+"""Streams whose objects `live_objects` reads in one transaction."""
 
 SWEEP_COUNT_MAX = 64
 """Transactions of one `abandoned_objects` call that look for objects with a dead witness."""
@@ -131,17 +134,15 @@ class SqlCatalog:
         return await self._database.read(lambda tx: streams.infos(tx, stream_ids))
 
     async def live_objects(self, stream_ids: Sequence[int]) -> list[ObjectInfo]:
-        infos = await self.stream_infos(stream_ids)
-        starts = {s.stream_id: s.start_offset for s in infos if s.start_offset < s.end_offset}
-        found: list[ObjectInfo] = []
-        after: int | None = 0
-        while starts and after is not None:
-            page, after = await self._live_page(starts, after)
-            found.extend(page)
-        return found
+        found: dict[int, ObjectInfo] = {}
+        for ids in locks.chunks(sorted(set(stream_ids)), PAGE_COUNT):
+            for info in await self._live_objects(ids):
+                known = found.get(info.object_id)
+                found[info.object_id] = info if known is None else replace(info, ranges=known.ranges + info.ranges)
+        return [found[object_id] for object_id in sorted(found)]
 
-    async def _live_page(self, starts: dict[int, int], after: int) -> tuple[list[ObjectInfo], int | None]:
-        return await self._database.read(lambda tx: objects.live_page(tx, starts, after, PAGE_COUNT))
+    async def _live_objects(self, stream_ids: Sequence[int]) -> list[ObjectInfo]:
+        return await self._database.read(lambda tx: listing.live_objects(tx, stream_ids))
 
     # -- objects ------------------------------------------------------------------------------------------------------
     async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:
@@ -162,6 +163,25 @@ class SqlCatalog:
 
         await self._database.write(transaction, idempotent=True)
 
+    async def set_objects(self) -> list[SetObject]:
+        return await self._database.read(listing.set_objects)
+
+    async def object_ranges(self, object_ids: Sequence[int]) -> list[ObjectInfo]:
+        return await self._database.read(lambda tx: listing.object_ranges(tx, object_ids))
+
+    async def replace_objects(
+        self,
+        node_id: int,
+        broker_epoch: int,
+        removed: Mapping[int, Sequence[StreamRange]],
+        added: Sequence[NewObject],
+        compacted: Mapping[int, tuple[int, int]] | None = None,
+    ) -> None:
+        def transaction(tx: Connection) -> None:
+            replacing.replace_objects(tx, node_id, broker_epoch, removed, added, compacted or {})
+
+        await self._database.write(transaction, idempotent=True)
+
     async def recovered(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:
         await self._database.write(
             lambda tx: brokers.recovered(tx, node_id, epoch, by_node_id, by_broker_epoch), idempotent=True
@@ -177,12 +197,17 @@ class SqlCatalog:
             lambda tx: brokers.release_recovery(tx, node_id, epoch, by_node_id, by_broker_epoch), idempotent=True
         )
 
-    async def abandoned_objects(self, older_than_ms: int, limit: int) -> list[tuple[int, str]]:
+    async def abandoned_objects(
+        self, older_than_ms: int, limit: int, retired_older_than_ms: int | None = None
+    ) -> list[tuple[int, str]]:
+        retired_ms = older_than_ms if retired_older_than_ms is None else retired_older_than_ms
         for _ in range(SWEEP_COUNT_MAX):
             seen = await self._database.write(lambda tx: objects.retire_dead(tx, None), idempotent=True)
             if seen < objects.RETIRE_COUNT_MAX:
                 break
-        return await self._database.write(lambda tx: objects.abandon(tx, older_than_ms, limit), idempotent=True)
+        return await self._database.write(
+            lambda tx: objects.abandon(tx, older_than_ms, retired_ms, limit), idempotent=True
+        )
 
     async def forget_objects(self, object_ids: Sequence[int]) -> None:
         await self._database.write(lambda tx: objects.forget(tx, object_ids), idempotent=True)

@@ -1,4 +1,4 @@
-"""Transactions on objects that do not open or close streams: prepare, commit, retire, list, forget.
+"""Transactions on objects that do not open or close streams: prepare, commit, retire, forget.
 
 What the witness of an object is: see `schema`.
 """
@@ -13,13 +13,12 @@ from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, insert,
 from s3stream.catalog.api import (
     CatalogError,
     ObjectGone,
-    ObjectInfo,
     OffsetsNotContinuous,
     StreamEpochFenced,
     StreamRange,
 )
 from s3stream.catalog.locks import chunks, lock_streams, require_broker, take
-from s3stream.catalog.ranges import decode_live_ranges, decode_ranges, encode_ranges
+from s3stream.catalog.ranges import decode_ranges, encode_ranges
 from s3stream.catalog.schema import (
     ACTIVE,
     COMMITTED,
@@ -108,20 +107,28 @@ def commit(
     ends = _advance(ordered, present)
     if ends:
         tx.execute(_SET_END, [{"id": stream_id, "end": end} for stream_id, end in ends.items()])
-    witness = choose_witness(ordered, {stream_id: stream.start_offset for stream_id, stream in present.items()})
+    starts = {stream_id: stream.start_offset for stream_id, stream in present.items()}
     tx.execute(
         update(objects)
         .where(objects.c.object_id == object_id)
-        .values(
-            state=RETIRED if witness is None else COMMITTED,
-            was_committed=True,
-            since_ms=NowMs(),
-            size=size,
-            ranges=encode_ranges(ordered),
-            witness_stream_id=null() if witness is None else witness.stream_id,
-            witness_end_offset=null() if witness is None else witness.end_offset,
-        )
+        .values(was_committed=True, since_ms=NowMs(), size=size, generation=0, **committed_values(ordered, starts))
     )
+
+
+def committed_values(ranges: Sequence[StreamRange], starts: Mapping[int, int]) -> dict[str, Any]:
+    """State, ranges and witness of an object that holds these, of streams that begin at `starts` (or are gone)."""
+    witness = choose_witness(ranges, starts)
+    first = min((each.stream_id for each in ranges), default=None)
+    last = max((each.stream_id for each in ranges), default=None)
+    return {
+        "state": RETIRED if witness is None else COMMITTED,
+        "ranges": encode_ranges(ranges),
+        "witness_stream_id": null() if witness is None else witness.stream_id,
+        "witness_end_offset": null() if witness is None else witness.end_offset,
+        "stream_id": first if first == last else null(),
+        "first_stream_id": first,
+        "last_stream_id": last,
+    }
 
 
 def retire_dead(tx: Connection, stream_ids: Sequence[int] | None) -> int:
@@ -138,23 +145,7 @@ def retire_dead(tx: Connection, stream_ids: Sequence[int] | None) -> int:
     return seen
 
 
-def live_page(tx: Connection, starts: Mapping[int, int], after: int, count: int) -> tuple[list[ObjectInfo], int | None]:
-    """Objects among the next `count` committed ones that hold a range above these start offsets, and where to go on."""
-    rows = tx.execute(
-        select(objects.c.object_id, objects.c.object_key, objects.c.size, objects.c.ranges)
-        .where(objects.c.state == COMMITTED, objects.c.object_id > after)
-        .order_by(objects.c.object_id)
-        .limit(count)
-    ).all()
-    found = []
-    for object_id, key, size, value in rows:
-        ranges = decode_live_ranges(value, starts)
-        if ranges:
-            found.append(ObjectInfo(object_id, key, size, ranges))
-    return found, rows[-1].object_id if len(rows) == count else None
-
-
-def abandon(tx: Connection, older_than_ms: int, limit: int) -> list[tuple[int, str]]:
+def abandon(tx: Connection, older_than_ms: int, retired_older_than_ms: int, limit: int) -> list[tuple[int, str]]:
     """Retire what was prepared in vain, then list what has been retired for long enough."""
     old = NowMs() - older_than_ms
     orphans = tx.execute(
@@ -169,7 +160,7 @@ def abandon(tx: Connection, older_than_ms: int, limit: int) -> list[tuple[int, s
         tx.execute(update(objects).where(objects.c.object_id.in_(ids)).values(state=RETIRED, since_ms=0))
     retired = tx.execute(
         select(objects.c.object_id, objects.c.object_key)
-        .where(objects.c.state == RETIRED, objects.c.since_ms <= old)
+        .where(objects.c.state == RETIRED, objects.c.since_ms <= NowMs() - retired_older_than_ms)
         .order_by(objects.c.object_id)
         .limit(limit)
     )

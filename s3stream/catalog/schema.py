@@ -14,6 +14,12 @@ compares the two). There are no foreign keys: every transaction that removes a r
 * A committed object carries a **witness**: one of its ranges that is still live, that is above its stream's start.
   Trimming a stream only has to look at the objects whose witness it killed (an index finds them); each gets another
   witness or is retired. So a trim never reads the ranges of unrelated objects.
+* An object whose ranges are all of one stream is a **stream object**: `stream_id` says of which, and an index finds
+  those of a stream. The others are **stream set objects**: `stream_id` is NULL, their streams lie between
+  `first_stream_id` and `last_stream_id`, and compaction keeps them few, so that whoever opens a stream may look at all
+  of them. `generation` counts how often a set object was rewritten. Ranges that compaction moved are taken out of an
+  object's `ranges`.
+* `compacted_offset`: the records of the stream below it were compacted by key; NULL: none were.
 * `changes` keeps one row per entity, with the sequence number of the last transaction that changed it.
 """
 
@@ -38,7 +44,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """The head of `migrations/versions`. Versions are four digits that count up, so that a newer one can be told."""
 
 ACTIVE, CLOSED, FENCED, RECOVERED = 0, 1, 2, 3
@@ -141,6 +147,7 @@ streams = Table(
     Column("broker_epoch", BigInteger),
     Column("start_offset", BigInteger, nullable=False),
     Column("end_offset", BigInteger, nullable=False),
+    Column("compacted_offset", BigInteger),
     Index("streams_broker_epoch", "broker_epoch"),
 )
 
@@ -158,7 +165,12 @@ objects = Table(
     Column("ranges", LargeBinary),
     Column("witness_stream_id", BigInteger),
     Column("witness_end_offset", BigInteger),
+    Column("stream_id", BigInteger),
+    Column("first_stream_id", BigInteger),
+    Column("last_stream_id", BigInteger),
+    Column("generation", SmallInteger),
     Index("objects_state", "state", "object_id"),
+    Index("objects_stream", "stream_id", "object_id"),
     Index("objects_witness", "witness_stream_id", "witness_end_offset"),
 )
 

@@ -95,4 +95,12 @@ def _fenced(row: Row[Any], epoch: int) -> StreamEpochFenced:
 
 
 def _info(row: Row[Any]) -> StreamInfo:
-    return StreamInfo(row.stream_id, row.epoch, row.state == STREAM_OPEN, row.node_id, row.start_offset, row.end_offset)
+    return StreamInfo(
+        row.stream_id,
+        row.epoch,
+        row.state == STREAM_OPEN,
+        row.node_id,
+        row.start_offset,
+        row.end_offset,
+        row.compacted_offset or 0,
+    )

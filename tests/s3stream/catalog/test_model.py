@@ -26,8 +26,10 @@ from s3stream.catalog.api import (
     BrokerInfo,
     Catalog,
     CatalogError,
+    NewObject,
     NewTopic,
     ObjectGone,
+    ObjectsReplaced,
     OffsetsNotContinuous,
     StreamEpochFenced,
     StreamRange,
@@ -214,6 +216,53 @@ class CatalogModel(RuleBasedStateMachine):
                 errors.add(OffsetsNotContinuous)
         return errors
 
+    @rule(
+        node=st.sampled_from(NODES),
+        numbers=st.sets(STREAMS, min_size=1),
+        picks=st.sets(st.integers(0, 9), min_size=1),
+        stale=st.sampled_from([False, False, True]),
+    )
+    def compact(self, node: int, numbers: set[int], picks: set[int], stale: bool) -> None:
+        """Some ranges of some streams, wherever they are, move into one new object; or are not there any more."""
+        broker = self.brokers[node]
+        stream_ids = {self.stream(number)[0] for number in numbers}
+        held = [
+            (object_id, r)
+            for object_id, each in sorted(self.objects.items())
+            if each.state == "committed"
+            for r in each.ranges
+            if r.stream_id in stream_ids
+        ]
+        chosen = [pair for i, pair in enumerate(held) if i in picks]
+        if not chosen:
+            return
+        moved = sorted(r for _, r in chosen if self.is_live(r))
+        joined: list[StreamRange] = []
+        for r in moved:
+            if joined and (joined[-1].stream_id, joined[-1].end_offset) == (r.stream_id, r.start_offset):
+                joined[-1] = span(r.stream_id, joined[-1].start_offset, r.end_offset)
+            else:
+                joined.append(r)
+        [(object_id, _)] = self.run(self.catalog.prepare_objects(node, broker.epoch, 1))
+        removed: dict[int, list[StreamRange]] = {}
+        for source, r in chosen:
+            removed.setdefault(source, []).append(
+                r if not stale else span(r.stream_id, r.start_offset, r.end_offset + 1)
+            )
+        added = [NewObject(object_id, 1, tuple(joined))]
+        call = self.catalog.replace_objects(node, broker.epoch, removed, added)
+        self.objects[object_id] = Object(broker)
+        if stale:
+            with pytest.raises((ObjectsReplaced, OffsetsNotContinuous)):
+                self.run(call)
+            return
+        self.run(call)
+        self.run(self.catalog.replace_objects(node, broker.epoch, removed, added))
+        for source, r in chosen:
+            self.objects[source].ranges.remove(r)
+        self.objects[object_id] = Object(broker, "committed", True, joined)
+        self.retire()
+
     @rule(node=st.sampled_from(NODES))
     def die_and_come_back(self, node: int) -> None:
         old = self.brokers[node]
@@ -270,9 +319,16 @@ class CatalogModel(RuleBasedStateMachine):
         for object_id, held in sorted(self.objects.items()):
             live = [r for r in held.ranges if self.is_live(r)]
             if held.state == "committed" and live:
-                expected[object_id] = tuple(sorted(live, key=lambda r: r.stream_id))
+                expected[object_id] = tuple(sorted(live))
         found = self.run(self.catalog.live_objects(sorted(self.streams)))
         assert {o.object_id: o.ranges for o in found} == expected
+        listed = self.run(self.catalog.object_ranges(sorted(self.objects)))
+        assert {o.object_id: o.ranges for o in listed if o.ranges} == expected
+        committed = {i: {r.stream_id for r in o.ranges} for i, o in self.objects.items() if o.state == "committed"}
+        sets = self.run(self.catalog.set_objects())
+        assert [(s.object_id, s.first_stream_id, s.last_stream_id) for s in sets] == [
+            (i, min(streams), max(streams)) for i, streams in sorted(committed.items()) if len(streams) > 1
+        ]
 
     @invariant()
     def what_waits_for_recovery_agrees(self) -> None:

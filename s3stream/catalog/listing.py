@@ -1,0 +1,89 @@
+"""What is read of objects: those of a stream, those of many streams, and their ranges.
+
+Stream objects are found by their stream's id. Set objects are looked at one by one, all of them that may hold one of
+the streams: compaction keeps them few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+
+from s3stream.catalog.api import ObjectInfo, SetObject
+from s3stream.catalog.locks import chunks
+from s3stream.catalog.ranges import decode_live_ranges, decode_ranges
+from s3stream.catalog.schema import COMMITTED, NowMs, objects, streams
+
+_COLUMNS = select(objects.c.object_id, objects.c.object_key, objects.c.size, objects.c.ranges)
+_SET_OBJECTS = (
+    select(
+        objects.c.object_id,
+        objects.c.object_key,
+        objects.c.size,
+        objects.c.node_id,
+        objects.c.generation,
+        objects.c.first_stream_id,
+        objects.c.last_stream_id,
+        (NowMs() - objects.c.since_ms).label("age_ms"),
+    )
+    .where(objects.c.stream_id.is_(None), objects.c.state == COMMITTED)
+    .order_by(objects.c.object_id)
+)
+
+
+def live_objects(tx: Connection, stream_ids: Sequence[int]) -> list[ObjectInfo]:
+    """Objects that hold ranges of these streams above their starts, with those ranges; by object id."""
+    starts = _starts(tx, stream_ids, only_filled=True)
+    if not starts:
+        return []
+    rows = []
+    for ids in chunks(sorted(starts)):
+        rows += tx.execute(_COLUMNS.where(objects.c.stream_id.in_(ids), objects.c.state == COMMITTED)).all()
+    rows += tx.execute(
+        _COLUMNS.where(
+            objects.c.stream_id.is_(None),
+            objects.c.state == COMMITTED,
+            objects.c.first_stream_id <= max(starts),
+            objects.c.last_stream_id >= min(starts),
+        )
+    ).all()
+    found = (
+        ObjectInfo(object_id, key, size, decode_live_ranges(value, starts)) for object_id, key, size, value in rows
+    )
+    return sorted((info for info in found if info.ranges), key=lambda info: info.object_id)
+
+
+def set_objects(tx: Connection) -> list[SetObject]:
+    return [SetObject(*row) for row in tx.execute(_SET_OBJECTS)]
+
+
+def object_ranges(tx: Connection, object_ids: Sequence[int]) -> list[ObjectInfo]:
+    """Of those that are still committed, their ranges that are live; by object id."""
+    held = []
+    for ids in chunks(sorted(object_ids)):
+        for object_id, key, size, value in tx.execute(
+            _COLUMNS.where(objects.c.object_id.in_(ids), objects.c.state == COMMITTED).order_by(objects.c.object_id)
+        ):
+            held.append(ObjectInfo(object_id, key, size, decode_ranges(value)))
+    starts = _starts(tx, sorted({each.stream_id for info in held for each in info.ranges}), only_filled=False)
+    return [
+        ObjectInfo(
+            info.object_id,
+            info.key,
+            info.size,
+            tuple(each for each in info.ranges if each.end_offset > starts.get(each.stream_id, each.end_offset)),
+        )
+        for info in held
+    ]
+
+
+def _starts(tx: Connection, stream_ids: Sequence[int], *, only_filled: bool) -> dict[int, int]:
+    """The start offsets of those that exist; `only_filled`: and that hold anything."""
+    starts: dict[int, int] = {}
+    for ids in chunks(stream_ids):
+        columns = select(streams.c.stream_id, streams.c.start_offset).where(streams.c.stream_id.in_(ids))
+        if only_filled:
+            columns = columns.where(streams.c.start_offset < streams.c.end_offset)
+        starts.update((stream_id, start) for stream_id, start in tx.execute(columns))
+    return starts
