@@ -4,7 +4,7 @@ Every broker watches every other one (`PeerWatch`), and looks at all of them now
 with proof: the free lock of its log, the seal that was put to it, or a lease that has run out on the database's clock.
 Whoever gets the claim recovers the log's tail into objects; then its partitions are shared among those that are
 alive, who learn of it from the catalog. A broker that stopped cleanly left nothing to recover: its partitions are
-only shared.
+only shared. What is done about one broker waits for nothing that is done about another.
 
 Nothing here is needed for safety: two that do the same at once get in each other's way in the catalog, harmlessly.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
@@ -20,12 +21,12 @@ from broker.cluster.image import MetadataImage
 from broker.lease import lease_clock
 from broker.peer_watch import PeerWatch
 from broker.settings import Address, Settings
-from broker.takeover import recover_fenced
+from broker.takeover import recover_claimed
 from broker.wal_address import fence_log, is_sealed_by_looking
 from s3stream.api import StorageError
 from s3stream.catalog.api import BrokerInfo, Catalog, CatalogError, Changes
-from s3stream.objectstore.api import ObjectStore
-from wal.api import RecoverableWal, WalError, WalLocked, WalOfAnotherEpoch
+from s3stream.objectstore.api import ObjectStore, StoreError
+from wal.api import RecoverableWal, WalError, WalOfAnotherEpoch
 
 log = structlog.get_logger()
 
@@ -33,6 +34,8 @@ LOOK_INTERVAL_S = 1.0
 """How often all other brokers are looked at when nothing tells of a change."""
 RETRY_MIN_S, RETRY_MAX_S = 2.0, 60.0
 """Pauses before a recovery that failed is tried again: it may read the whole log each time."""
+STORE_CHECK_S = 2.0
+"""A broker that the object store does not answer within this time leaves recoveries to others."""
 
 
 class Failover:
@@ -48,6 +51,10 @@ class Failover:
         self._watch = PeerWatch(self._watch_changed)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._looks: dict[int, asyncio.Task[None]] = {}
+        """Broker epoch -> the look at that broker that is under way, with the take-over that comes of it."""
+        self._look_again: set[int] = set()
+        """Broker epochs that another look was asked for meanwhile."""
         self._unsubscribe = image.subscribe(self._changed)
         self._failed: dict[int, tuple[float, float]] = {}
         """Broker epoch -> when its recovery is tried again, the pause until then."""
@@ -65,10 +72,12 @@ class Failover:
 
     async def stop(self) -> None:
         self._unsubscribe()
+        tasks = [*self._looks.values()]
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            tasks.append(self._task)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._watch.close()
 
     def _changed(self, changes: Changes) -> None:
@@ -98,13 +107,14 @@ class Failover:
 
     async def _run(self) -> None:
         while True:
+            self._woken.clear()
             try:
                 await self._look()
+                await self._share()
             except CatalogError as error:
                 log.debug("other brokers are not looked at: catalog unreachable", error=str(error))
             except Exception:
                 log.exception("looking for partitions of brokers that are out has a defect")
-            self._woken.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_INTERVAL_S):
                     await self._woken.wait()
@@ -120,16 +130,33 @@ class Failover:
         if now - self._answered_at > self._patience_s:
             self._leases_count_from = now + self._patience_s
         self._answered_at = now
-        await asyncio.gather(*(self._look_at(broker) for broker in suspects.values()))
-        self._answered_at = lease_clock()
+        for epoch, broker in suspects.items():
+            if epoch in self._looks:
+                self._look_again.add(epoch)
+            else:
+                task = asyncio.create_task(self._look_at(broker), name=f"look-at-broker-epoch-{epoch}")
+                self._looks[epoch] = task
+                task.add_done_callback(partial(self._looked, epoch))
+
+    def _looked(self, epoch: int, task: asyncio.Task[None]) -> None:
+        del self._looks[epoch]
+        if epoch in self._look_again:
+            # what it saw may have been the state before the news that asked for another look
+            self._look_again.discard(epoch)
+            self._wake()
+
+    async def _share(self) -> None:
+        """Once for each state of the image: what is recovered meanwhile changes it."""
         generation = self._image.generation
-        if generation != self._shared_generation:
-            if self._any_partition_is_left():
-                moved = await self._catalog.claim_partitions(self._node_id, self._broker_epoch)
-                if moved:
-                    log.info("partitions of brokers that are out were shared", partitions=moved)
-                    await self._image.refresh()
-            self._shared_generation = generation
+        if generation == self._shared_generation or not self._others():
+            return
+        if self._any_partition_is_left():
+            absent = {broker.node_id for broker in self._others() if broker.epoch in self._watch.absent}
+            moved = await self._catalog.claim_partitions(self._node_id, self._broker_epoch, absent=absent)
+            if moved:
+                log.info("partitions of brokers that are out were shared", partitions=moved)
+                await self._image.refresh()
+        self._shared_generation = generation
 
     def _any_partition_is_left(self) -> bool:
         """The image knows of a partition without a leader that is alive."""
@@ -152,38 +179,46 @@ class Failover:
             wal = await self._fence(broker)
         except WalOfAnotherEpoch as error:
             if broker.fenced:
-                self._tell(broker, str(error))
+                await self._tell(broker, str(error))
             elif not broker.alive:
                 # it has not opened its log yet
                 await self._end_expired(broker)
             return
         except WalError as error:
             if not broker.alive:
-                self._tell(broker, str(error))
+                await self._tell(broker, str(error))
             return
         if wal is None:
             return
         try:
-            await self._take_over(broker, wal)
+            await self._recover(broker, wal)
         except (WalError, StorageError) as error:
-            self._tell(broker, str(error))
+            await self._tell(broker, str(error))
             pause_s = min(2 * self._failed.get(broker.epoch, (0.0, RETRY_MIN_S / 2))[1], RETRY_MAX_S)
             self._failed[broker.epoch] = (lease_clock() + pause_s, pause_s)
         finally:
             await wal.close()
 
     async def _fence(self, broker: BrokerInfo) -> RecoverableWal | None:
-        """Its log, if it is out. Raises WalError if the log cannot be reached from here."""
+        """Its log, if it is out; its registration has ended then. Raises WalError if the log cannot be reached."""
         if is_sealed_by_looking(broker.wal_url):
-            is_out = broker.fenced or self._watch.is_gone(broker.epoch)
-            if not is_out and (broker.alive or not await self._end_expired(broker)):
+            if not self._watch.is_gone(broker.epoch) and not await self._has_lost_its_lease(broker):
                 return None
-            return await fence_log(broker.wal_url, self._catalog.cluster_id, broker.epoch)
-        try:
-            return await fence_log(broker.wal_url, self._catalog.cluster_id, broker.epoch)
-        except WalLocked:
-            # it lives, or somebody else recovers it
-            return None
+            wal = await self._reach(broker)
+        else:
+            wal = await self._reach(broker)
+            if not wal.owner_is_out and not await self._has_lost_its_lease(broker):
+                await wal.close()
+                return None
+        if not broker.fenced:
+            await self._catalog.fence_broker(broker.node_id, broker.epoch)
+        return wal
+
+    async def _reach(self, broker: BrokerInfo) -> RecoverableWal:
+        return await fence_log(broker.wal_url, self._catalog.cluster_id, broker.epoch)
+
+    async def _has_lost_its_lease(self, broker: BrokerInfo) -> bool:
+        return broker.fenced or (not broker.alive and await self._end_expired(broker))
 
     async def _end_expired(self, broker: BrokerInfo) -> bool:
         """The end of a lease proves nothing just after the catalog was away, when it ended for everybody."""
@@ -191,27 +226,36 @@ class Failover:
             return False
         return await self._catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True)
 
-    async def _take_over(self, broker: BrokerInfo, wal: RecoverableWal) -> None:
-        if wal.epoch != broker.epoch:
-            # it has not opened its log yet, or this is another one at the same address
-            if not broker.alive:
-                await self._end_expired(broker)
+    async def _recover(self, broker: BrokerInfo, wal: RecoverableWal) -> None:
+        if not await self._store_answers():
+            await self._tell(broker, "the object store does not answer")
             return
-        await self._catalog.fence_broker(broker.node_id, broker.epoch)
-        claim = (broker.node_id, broker.epoch, self._node_id, self._broker_epoch)
-        if await self._catalog.claim_recovery(*claim):
+        if await self._catalog.claim_recovery(broker.node_id, broker.epoch, self._node_id, self._broker_epoch):
             log.info("taking over", node=broker.node_id, epoch=broker.epoch)
-            await recover_fenced(self._catalog, self._store, self._settings, self._broker_epoch, wal, [broker])
+            await recover_claimed(self._catalog, self._store, self._settings, self._broker_epoch, wal, broker)
             self._unrecoverable.pop(broker.epoch, None)
             self._failed.pop(broker.epoch, None)
         await self._image.refresh()
 
-    def _tell(self, broker: BrokerInfo, reason: str) -> None:
-        if self._unrecoverable.get(broker.epoch) != reason:
-            self._unrecoverable[broker.epoch] = reason
-            log.error(
-                "partitions stay offline: write-ahead log of a dead broker not recovered",
-                node=broker.node_id,
-                epoch=broker.epoch,
-                error=reason,
-            )
+    async def _store_answers(self) -> bool:
+        """Who recovers waits for the store for as long as it takes, and keeps others from trying meanwhile."""
+        try:
+            async with asyncio.timeout(STORE_CHECK_S):
+                await self._store.head("tailrace")
+        except (StoreError, TimeoutError):
+            return False
+        return True
+
+    async def _tell(self, broker: BrokerInfo, reason: str) -> None:
+        if self._unrecoverable.get(broker.epoch) == reason:
+            return
+        known = [*await self._catalog.brokers(), *await self._catalog.unrecovered()]
+        if all(each.epoch != broker.epoch or each.closed for each in known):
+            return  # somebody else has recovered it meanwhile
+        self._unrecoverable[broker.epoch] = reason
+        log.error(
+            "partitions stay offline: write-ahead log of a dead broker not recovered",
+            node=broker.node_id,
+            epoch=broker.epoch,
+            error=reason,
+        )

@@ -1,13 +1,16 @@
 """What a starting broker does about write-ahead logs: its own of last time, and those of brokers that are gone.
 
-The order is the safety: a log is **fenced** (its owner is provably out), then its un-uploaded records are brought into
-objects and committed, then the catalog is told, and only then the log is emptied. A crash anywhere in between leaves
-work that the next start does again.
+The order is the safety: the owner of a log is **fenced** (it is provably out), then the log's un-uploaded records are
+brought into objects and committed, then the catalog is told, and only then the log is emptied. A crash anywhere in
+between leaves work that the next start does again.
 
-Proof that an owner is out is the free lock of its log, or a lease that has run out on the database's clock. A log is
-known by the epoch it was last appended under, which is its broker's own: at the same address may lie the log of
-another machine, or a new one in the place of one that was lost. A log that cannot be reached leaves the partitions of
-its broker offline, and a line in the log says so.
+Proof that an owner is out is the free lock of its log, or a lease that has run out on the database's clock: then it may
+live, and write its log, but it acknowledges nothing any more. So a log in a directory is only read by others; its own
+node empties it, at its next start, once the catalog knows that everything was recovered.
+
+A log is known by the epoch it was last appended under, which is its broker's own: at the same address may lie the log
+of another machine, or a new one in the place of one that was lost. A log that cannot be reached leaves the partitions
+of its broker offline, and a line in the log says so.
 """
 
 from __future__ import annotations
@@ -34,11 +37,10 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 LOCK_WAIT_S = 5.0
-"""How long somebody else may hold the log: a broker that recovers it, for one."""
+"""How long somebody else may hold the lock: a former process of this node that is about to end. Other brokers look at
+it for a moment only."""
 LOCK_CHECK_S = 0.02
 EXPIRY_CHECK_S = 0.2
-RECOVERY_WAIT_S = 60.0
-"""How long another broker may take to recover this one's former log of objects."""
 EXPIRY_LEASES_MAX = 2
 """A former broker of this node id that still holds its lease after so many of our own is alive."""
 
@@ -85,8 +87,8 @@ async def register(
 ) -> tuple[int, float]:
     """Register this node; returns its broker epoch and when (`lease_clock`) it asked.
 
-    A former registration of this node id is ended first: at once if its log is the one that is held here (`own_wal`)
-    or its lock is free, else when its lease has run out. Raises TakeoverError if it is alive.
+    A former registration of this node id is ended first: at once if its log (`own_wal`, or the one at its address)
+    proves that it is out, else when its lease has run out. Raises TakeoverError if it is alive.
     """
     former = next((broker for broker in await catalog.brokers() if broker.node_id == settings.node_id), None)
     if former is not None and not former.closed:
@@ -107,7 +109,7 @@ async def register(
 
 async def _end_former(catalog: Catalog, former: BrokerInfo, settings: Settings, own_wal: RecoverableWal | None) -> None:
     if own_wal is not None and former.wal_url == settings.wal_url:
-        is_out = own_wal.epoch == former.epoch
+        is_out = own_wal.epoch == former.epoch and own_wal.owner_is_out
         # It ended, or lives on another machine, before it opened its log.
         if not is_out and await catalog.fence_broker(former.node_id, former.epoch, only_idle=True):
             return
@@ -131,7 +133,7 @@ async def _end_former(catalog: Catalog, former: BrokerInfo, settings: Settings, 
 
 
 async def _is_out(broker: BrokerInfo, cluster_id: str) -> bool:
-    """Whether the lock of its log is free. A log that has no lock says nothing: its owner's lease does."""
+    """Whether its log proves it. One of objects says nothing without being sealed: the lease does."""
     if is_sealed_by_looking(broker.wal_url):
         return False
     try:
@@ -139,7 +141,7 @@ async def _is_out(broker: BrokerInfo, cluster_id: str) -> bool:
     except WalError:
         return False
     await wal.close()
-    return wal.epoch == broker.epoch
+    return wal.owner_is_out
 
 
 async def recover_logs(
@@ -157,14 +159,16 @@ async def recover_logs(
     waiting = await catalog.unrecovered()
     if own_wal is not None:
         own = [broker for broker in waiting if broker.epoch == own_wal.epoch]
+        waiting = [broker for broker in waiting if broker not in own]
         try:
+            own = [broker for broker in own if await _claim(catalog, settings, broker_epoch, broker, waits=True)]
+            # what others have recovered is dropped record by record: that shows that the log and the catalog agree
             await recover_fenced(catalog, store, settings, broker_epoch, own_wal, own)
         finally:
             await own_wal.close()
-        waiting = [broker for broker in waiting if broker not in own]
     for broker in waiting:
         try:
-            await _recover_or_wait(catalog, store, settings, broker_epoch, broker)
+            await _recover_other(catalog, store, settings, broker_epoch, broker)
         except (WalError, StorageError) as error:
             log.error(
                 "partitions stay offline: write-ahead log of a dead broker not recovered",
@@ -174,6 +178,19 @@ async def recover_logs(
             )
     if is_sealed_by_looking(settings.wal_url):
         await _empty_own_log(catalog, settings.wal_url, broker_epoch)
+
+
+async def _claim(catalog: Catalog, settings: Settings, broker_epoch: int, broker: BrokerInfo, *, waits: bool) -> bool:
+    """True if it is to be recovered here. With `waits` only if nobody else has done it in the end."""
+    told = False
+    while not await catalog.claim_recovery(broker.node_id, broker.epoch, settings.node_id, broker_epoch):
+        if not waits or broker.epoch not in {each.epoch for each in await catalog.unrecovered()}:
+            return False
+        if not told:
+            log.info("another broker recovers the log of this one's former life: waiting for it", epoch=broker.epoch)
+            told = True
+        await asyncio.sleep(EXPIRY_CHECK_S)
+    return True
 
 
 async def _empty_own_log(catalog: Catalog, wal_url: str, broker_epoch: int) -> None:
@@ -195,31 +212,14 @@ async def _empty_own_log(catalog: Catalog, wal_url: str, broker_epoch: int) -> N
         await wal.close()
 
 
-async def _recover_or_wait(
+async def _recover_other(
     catalog: Catalog, store: ObjectStore, settings: Settings, broker_epoch: int, broker: BrokerInfo
 ) -> None:
     """Leave it to a broker that is at it already; but the log at this one's own address has to be empty."""
-    deadline = lease_clock() + RECOVERY_WAIT_S
-    while not await _recover_other(catalog, store, settings, broker_epoch, broker):
-        if broker.wal_url != settings.wal_url or lease_clock() > deadline:
-            return
-        if broker.epoch not in {each.epoch for each in await catalog.unrecovered()}:
-            return
-        await asyncio.sleep(EXPIRY_CHECK_S)
-
-
-async def _recover_other(
-    catalog: Catalog, store: ObjectStore, settings: Settings, broker_epoch: int, broker: BrokerInfo
-) -> bool:
-    """False if another broker does it, or has done it."""
     wal = await fence_log(broker.wal_url, catalog.cluster_id, broker.epoch)
     try:
-        if wal.epoch != broker.epoch:
-            raise WalUnreachable(f"the log at {broker.wal_url} is another one (epoch {wal.epoch})")
-        if not await catalog.claim_recovery(broker.node_id, broker.epoch, settings.node_id, broker_epoch):
-            return False
-        await recover_fenced(catalog, store, settings, broker_epoch, wal, [broker])
-        return True
+        if await _claim(catalog, settings, broker_epoch, broker, waits=broker.wal_url == settings.wal_url):
+            await recover_claimed(catalog, store, settings, broker_epoch, wal, broker)
     finally:
         await wal.close()
 
@@ -233,6 +233,22 @@ async def _fence_dead(catalog: Catalog, node_id: int) -> None:
             await catalog.fence_broker(broker.node_id, broker.epoch)
         elif not broker.alive:
             await catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True)
+
+
+async def recover_claimed(
+    catalog: Catalog,
+    store: ObjectStore,
+    settings: Settings,
+    broker_epoch: int,
+    wal: RecoverableWal,
+    owner: BrokerInfo,
+) -> None:
+    """As `recover_fenced`, of another broker that was claimed. If it fails others may try: they may reach more."""
+    try:
+        await recover_fenced(catalog, store, settings, broker_epoch, wal, [owner])
+    except (WalError, StorageError):
+        await catalog.release_recovery(owner.node_id, owner.epoch, settings.node_id, broker_epoch)
+        raise
 
 
 async def recover_fenced(

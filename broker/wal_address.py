@@ -1,8 +1,8 @@
 """Where a broker's write-ahead log is: a directory, or an object store.
 
 `file:///dir` is the local disk; `s3://`, `gs://` and `az://` (as for `--objects`) make a log of objects, and so does
-`object+file:///dir` in a directory. The difference that takeover has to know: a directory is locked by its living
-owner, so that looking is harmless; a log of objects is taken away by looking, whether the owner lives or not.
+`object+file:///dir` in a directory. The difference that takeover has to know: a directory is read along with its owner,
+so that looking is harmless; a log of objects is taken away by looking, whether the owner lives or not.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from s3stream.objectstore.api import StoreAddressInvalid, StoreError
 from s3stream.objectstore.opening import open_store
 from s3stream.objectstore.slots import StoreSlots
-from wal import fence_wal, open_wal
-from wal.api import RecoverableWal, Wal, WalError, WalUnreachable
+from wal import open_wal, read_wal
+from wal.api import RecoverableWal, Wal, WalError, WalOfAnotherEpoch, WalUnreachable
 from wal.object import fence_object_wal, open_object_wal
 
 _OBJECT_PREFIX = "object+"
@@ -32,13 +32,20 @@ async def open_log(url: str, epoch: int, owner: str) -> Wal:
 
 
 async def fence_log(url: str, owner: str, epoch: int) -> RecoverableWal:
-    """As `wal.fence_wal`, on either kind. A log of objects is sealed only if its last epoch is `epoch`: between a look
-    into the catalog and this call, the broker that is meant may have been replaced by a new one at the same address.
+    """Another broker's log, last appended to under `epoch`; one of objects is sealed. Whether its owner is out for good
+    is said by `owner_is_out`.
+
+    Raises WalOfAnotherEpoch, and then nothing was done to the log: between a look into the catalog and this call the
+    broker that is meant may have been replaced by a new one at the same address. Else as `wal.read_wal`.
     """
     store_url = _store_url(url)
-    if store_url is None:
-        return await fence_wal(url, owner=owner)
-    return await fence_object_wal(await _open_slots(store_url), owner, epoch)
+    if store_url is not None:
+        return await fence_object_wal(await _open_slots(store_url), owner, epoch)
+    wal = await read_wal(url, owner=owner)
+    if wal.epoch == epoch:
+        return wal
+    await wal.close()
+    raise WalOfAnotherEpoch(wal.epoch, epoch)
 
 
 async def _open_slots(store_url: str) -> StoreSlots:

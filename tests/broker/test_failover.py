@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.cluster.image import MetadataImage
 from broker.config.broker_config import BrokerConfig
@@ -17,15 +19,16 @@ from broker.lease import lease_clock
 from broker.peer_watch import PeerWatch
 from broker.server.turning_away import TurningAway
 from broker.settings import Address, Settings, load_settings
-from broker.takeover import recover_logs
+from broker.takeover import fence_own_wal, recover_fenced, recover_logs, register
 from broker.wal_address import fence_log, open_log
 from s3stream.catalog import open_catalog
-from s3stream.catalog.api import Catalog, CatalogError, NewTopic
+from s3stream.catalog.api import BrokerFenced, Catalog, CatalogError, NewTopic
+from s3stream.objectstore.api import ObjectStore, StoreError
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.recovery import recover_wal
 from s3stream.wal_record import encode_header
-from wal import fence_wal, memory
-from wal.api import Wal, WalCorrupt, WalError
+from wal import fence_wal, memory, read_wal
+from wal.api import RecoverableWal, Wal, WalCorrupt, WalError, WalRecord
 from wal.memory import MemoryWal
 
 HOUR_MS = 3_600_000
@@ -63,6 +66,22 @@ class Cluster:
         self.logs[node_id] = log
         return stream_id
 
+    async def append(self, node_id: int, stream_id: int, offset: int) -> None:
+        """As its leader, under the first epoch of the stream."""
+        self.logs[node_id].append((encode_header(stream_id, 1, offset, 1, 0), b"record"))
+        await self.logs[node_id].flush()
+
+    async def log_of(self, node_id: int) -> list[WalRecord]:
+        wal = await read_wal(self.settings(node_id).wal_url)
+        return [record for chunk in [chunk async for chunk in wal.records()] for record in chunk]
+
+    async def start_again(self, node_id: int) -> None:
+        """A new process of this node, up to where its log is recovered."""
+        own_wal = await fence_own_wal(self.settings(node_id).wal_url, self.catalog.cluster_id)
+        settings = self.settings(node_id)
+        self.epochs[node_id], _ = await register(self.catalog, settings, Address("127.0.0.1", 1), own_wal)
+        await recover_logs(self.catalog, self.store, settings, self.epochs[node_id], own_wal)
+
     def die(self, node_id: int) -> None:
         log = self.logs[node_id]
         assert isinstance(log, MemoryWal)
@@ -95,8 +114,12 @@ class Survivor:
         )
 
     async def look(self) -> None:
+        """Once, until nothing comes of it any more."""
         await self.image.refresh()
         await self.failover._look()
+        if looks := [*self.failover._looks.values()]:
+            await asyncio.wait(looks)
+        await self.failover._share()
 
     async def close(self) -> None:
         await self.failover.stop()
@@ -109,6 +132,10 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
             if await holds():
                 return
             await asyncio.sleep(0.01)
+
+
+async def is_told(lines: Sequence[Mapping[str, object]], event: str) -> bool:
+    return any(event in str(line["event"]) for line in lines)
 
 
 @pytest.fixture
@@ -142,9 +169,6 @@ async def test_the_tail_of_a_dead_broker_is_recovered_and_its_partitions_are_sha
     assert await cluster.leaders(1) == [5, 9]
     assert await cluster.catalog.unrecovered() == []
     assert [(b.closed, b.alive) for b in await cluster.catalog.brokers() if b.node_id == 1] == [(True, False)]
-    log = await fence_wal(cluster.settings(1).wal_url)
-    assert [chunk async for chunk in log.records()] == [], "what is recovered is let go"
-    await log.close()
     await survivor.close()
 
 
@@ -168,7 +192,7 @@ async def test_a_broker_that_starts_is_left_alone(cluster: Cluster) -> None:
     cluster.die(1)
     former = cluster.epochs[1]
     await cluster.catalog.fence_broker(1, former)
-    await cluster.register(1)  # it has its new epoch, and is about to recover the log of the former one
+    await cluster.register(1)  # it has its new epoch, and has not opened its log yet
     survivor = await cluster.survivor()
     starting = await fence_wal(cluster.settings(1).wal_url)
     await survivor.look()
@@ -176,8 +200,82 @@ async def test_a_broker_that_starts_is_left_alone(cluster: Cluster) -> None:
     assert [(b.epoch, b.alive) for b in await cluster.catalog.brokers() if b.node_id == 1] == [
         (cluster.epochs[1], True)
     ]
-    assert [b.epoch for b in await cluster.catalog.unrecovered()] == [former]
     await survivor.close()
+
+
+async def test_a_broker_that_is_paused_beyond_its_lease_is_read_along_with_and_taken_over_from(
+    cluster: Cluster,
+) -> None:
+    stream_id = await cluster.serve(1, lease_ms=0)  # and it has the lock of its log all the time
+    survivor = await cluster.survivor()
+    await survivor.look()
+    assert await cluster.end_offset(stream_id) == 3
+    assert await cluster.leaders(1) == [9, 9]
+    await cluster.append(1, stream_id, 3)  # it goes on, and has not noticed yet
+    assert len(await cluster.log_of(1)) == 4, "nobody but its owner empties it"
+    with pytest.raises(BrokerFenced):
+        await cluster.catalog.renew_lease(1, cluster.epochs[1], HOUR_MS)
+    await survivor.close()
+
+
+async def test_what_a_paused_broker_wrote_too_late_is_dropped_at_its_next_start(cluster: Cluster) -> None:
+    stream_id = await cluster.serve(1, lease_ms=0)
+    survivor = await cluster.survivor()
+    await survivor.look()
+    await cluster.append(1, stream_id, 3)
+    cluster.die(1)
+    await cluster.start_again(1)
+    assert await cluster.end_offset(stream_id) == 3, "the successor may have given the offset to another record"
+    assert await cluster.log_of(1) == []
+    await survivor.close()
+
+
+async def test_what_was_recovered_is_not_recovered_again_under_its_new_leader(cluster: Cluster) -> None:
+    stream_id = await cluster.serve(1, lease_ms=0)
+    survivor = await cluster.survivor()
+    await survivor.look()
+    await cluster.catalog.open_streams(9, cluster.epochs[9], [stream_id])
+    await cluster.append(1, stream_id, 3)
+    cluster.die(1)
+    await cluster.start_again(1)
+    assert await cluster.end_offset(stream_id) == 3
+    assert await cluster.log_of(1) == []
+    await survivor.close()
+
+
+async def test_a_start_waits_for_as_long_as_another_broker_recovers_its_log(cluster: Cluster) -> None:
+    stream_id = await cluster.serve(1)
+    former = cluster.epochs[1]
+    cluster.die(1)
+    await cluster.catalog.fence_broker(1, former)
+    await cluster.register(2)
+    assert await cluster.catalog.claim_recovery(1, former, 2, cluster.epochs[2])
+    with capture_logs() as lines:
+        starting = asyncio.create_task(cluster.start_again(1))
+        await until(lambda: is_told(lines, "another broker recovers the log"))
+    assert not starting.done()
+    wal = await fence_log(cluster.settings(1).wal_url, cluster.catalog.cluster_id, former)
+    await recover_wal(wal, cluster.catalog, cluster.store, 2, cluster.epochs[2])
+    await cluster.catalog.recovered(1, former, 2, cluster.epochs[2])
+    await starting
+    assert await cluster.end_offset(stream_id) == 3
+    assert await cluster.log_of(1) == []
+
+
+async def test_a_start_recovers_its_log_itself_if_who_was_at_it_gives_up(cluster: Cluster) -> None:
+    stream_id = await cluster.serve(1)
+    former = cluster.epochs[1]
+    cluster.die(1)
+    await cluster.catalog.fence_broker(1, former)
+    await cluster.register(2)
+    assert await cluster.catalog.claim_recovery(1, former, 2, cluster.epochs[2])
+    with capture_logs() as lines:
+        starting = asyncio.create_task(cluster.start_again(1))
+        await until(lambda: is_told(lines, "another broker recovers the log"))
+    await cluster.catalog.release_recovery(1, former, 2, cluster.epochs[2])
+    await starting
+    assert await cluster.end_offset(stream_id) == 3
+    assert await cluster.catalog.unrecovered() == []
 
 
 async def test_a_broker_that_stopped_cleanly_has_its_partitions_shared(cluster: Cluster) -> None:
@@ -215,7 +313,7 @@ async def test_two_that_notice_at_once_recover_once(cluster: Cluster) -> None:
     for _ in range(3):
         await asyncio.gather(*(survivor.look() for survivor in survivors))
     assert await cluster.end_offset(stream_id) == 50
-    assert await cluster.leaders(1) == [7, 8]
+    assert sorted(await cluster.leaders(1)) == [7, 8]
     for survivor in survivors:
         await survivor.close()
 
@@ -371,10 +469,13 @@ async def test_a_recovery_that_failed_is_tried_again_after_a_pause(
 
     survivor = await cluster.survivor()
     with monkeypatch.context() as patch:
-        patch.setattr("broker.failover.recover_fenced", fail)
+        patch.setattr("broker.takeover.recover_fenced", fail)
         for _ in range(3):
             await survivor.look()
     assert tries == 1
+    await cluster.register(2)
+    assert await cluster.catalog.claim_recovery(1, cluster.epochs[1], 2, cluster.epochs[2]), "others may try"
+    await cluster.catalog.release_recovery(1, cluster.epochs[1], 2, cluster.epochs[2])
     monkeypatch.setattr("broker.failover.lease_clock", lambda: lease_clock() + 3)
     await survivor.look()
     assert await cluster.end_offset(stream_id) == 3
@@ -500,4 +601,82 @@ async def test_clients_are_not_sent_to_a_broker_that_turns_connections_away(clus
     for writer in watchers:
         writer.close()
     server.close()
+    await survivor.close()
+
+
+async def test_a_slow_recovery_keeps_nobody_from_the_other_partitions(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = await cluster.serve(1), await cluster.serve(2)
+    goes_on = asyncio.Event()
+
+    async def recover(catalog: Catalog, store: ObjectStore, settings: Settings, epoch: int, *rest: Any) -> None:
+        if rest[1][0].node_id == 1:
+            await goes_on.wait()
+        await recover_fenced(catalog, store, settings, epoch, *rest)
+
+    monkeypatch.setattr("broker.takeover.recover_fenced", recover)
+    survivor = await cluster.survivor()
+    cluster.die(1)
+    survivor.failover.start()
+    cluster.die(2)
+    await until(lambda: cluster.is_led_by(2, [9, 9]))
+    assert (await cluster.end_offset(slow), await cluster.end_offset(quick)) == (0, 3)
+    goes_on.set()
+    await until(lambda: cluster.is_led_by(1, [9, 9]))
+    assert await cluster.end_offset(slow) == 3
+    await survivor.close()
+
+
+async def test_who_does_not_reach_the_store_leaves_recoveries_to_others(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.serve(1)
+    cluster.die(1)
+    survivor = await cluster.survivor()
+
+    async def fail(key: str) -> None:
+        raise StoreError("no way there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.store, "head", fail)
+        await survivor.look()
+    await cluster.register(2)
+    assert await cluster.catalog.claim_recovery(1, cluster.epochs[1], 2, cluster.epochs[2])
+    await survivor.close()
+
+
+async def test_partitions_are_not_given_to_a_broker_that_is_known_to_be_gone(cluster: Cluster) -> None:
+    await cluster.serve(1)
+    await cluster.register(2)  # it has led nothing, and died a moment ago
+    survivor = await cluster.survivor()
+    survivor.failover._watch._gone.add(cluster.epochs[2])
+    cluster.die(1)
+    await survivor.look()
+    assert await cluster.leaders(1) == [9, 9]
+    await survivor.close()
+
+
+async def test_a_death_during_a_look_is_seen_by_the_next_one_at_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.serve(1)
+    survivor = await cluster.survivor()
+    monkeypatch.setattr("broker.failover.LOOK_INTERVAL_S", 3600)
+    looked, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def look(*args: Any) -> RecoverableWal:
+        wal = await fence_log(*args)
+        looked.set()
+        await goes_on.wait()
+        return wal
+
+    monkeypatch.setattr("broker.failover.fence_log", look)
+    survivor.failover.start()
+    await looked.wait()
+    cluster.die(1)
+    survivor.failover._wake()
+    await asyncio.sleep(0.01)
+    goes_on.set()
+    await until(lambda: cluster.is_led_by(1, [9, 9]))
     await survivor.close()
