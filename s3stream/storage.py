@@ -89,6 +89,8 @@ class S3Storage:
         self._cleaner = Cleaner(catalog, store, settings, reader.forget, rng)
         self._tasks: asyncio.Task[None] | None = None
         self._closing = False
+        self._left_nothing = False
+        """Everything is in objects and closed: what becomes of the registration does not matter any more."""
         wal.set_listeners(self._append_log.on_durable, self._on_wal_failure)
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -127,6 +129,7 @@ class S3Storage:
             stream.refuse(StreamClosed("the storage is closing"))
         await self._uploader.upload_all()
         await self._write_closes({stream.stream_id: stream.epoch for stream in streams})
+        self._left_nothing = True
 
     async def _run(self) -> None:
         try:
@@ -151,7 +154,7 @@ class S3Storage:
         self._fail(StreamFailed(str(error)))
 
     def _fail(self, error: StorageError) -> None:
-        if self.failed is not None:
+        if self.failed is not None or self._left_nothing:
             return
         self.failed = error
         log.error("storage failed", reason=type(error).__name__, error=str(error), streams=len(self._streams))

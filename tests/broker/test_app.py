@@ -55,6 +55,27 @@ async def test_a_stopped_broker_has_left_the_catalog_cleanly_and_starts_again(se
             assert (registered.port, registered.closed) == (broker.address.port, False)
 
 
+async def test_a_lease_that_is_renewed_while_the_broker_leaves_is_no_failure(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = Ending()
+    async with running_broker(settings, ending) as broker:
+        catalog = broker.services.catalog
+        storage = broker.services.storage
+        assert isinstance(storage, S3Storage)
+        close_broker = catalog.close_broker
+
+        async def close_and_renew(node_id: int, epoch: int) -> None:
+            await close_broker(node_id, epoch)
+            with pytest.raises(BrokerFenced) as fenced:
+                await catalog.renew_lease(node_id, epoch, 1_000)
+            storage.lose_lease(fenced.value)
+
+        monkeypatch.setattr(catalog, "close_broker", close_and_renew)
+    assert ending.error is None
+    assert storage.failed is None
+
+
 async def test_a_failed_storage_ends_the_broker(settings: Settings) -> None:
     ending = Ending()
     async with running_broker(settings, ending) as broker:
