@@ -8,6 +8,9 @@ Offsets of an open stream::
     start_offset <= committed_offset <= confirmed_offset <= next_offset
        trim           in an object        durable (WAL)       appended
 
+A stream may be set to be confirmed by its commits (`confirm_on_commit`): then `confirmed_offset` moves with
+`committed_offset`, and what was confirmed survives the loss of the WAL.
+
 Invariants
 ----------
 * Nothing at or above `confirmed_offset` is ever returned by a read.
@@ -18,7 +21,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -88,7 +91,7 @@ class Stream(Protocol):
     next_offset: int
     confirmed_offset: int
     on_confirmed: Callable[[], None] | None
-    """Called at most once per WAL flush after `confirmed_offset` moved."""
+    """Called at most once per WAL flush, or commit, after `confirmed_offset` moved."""
     on_failed: Callable[[StorageError], None] | None
     """Called once if the stream can no longer be appended to (fenced, WAL failed). What is confirmed stays readable."""
 
@@ -105,6 +108,10 @@ class Stream(Protocol):
         `data` is kept, not copied, and must not change any more. Raises StreamClosed, StreamFenced, StreamFailed,
         StorageFull.
         """
+
+    def confirm_on_commit(self, wanted: bool) -> None:
+        """Whether what is not confirmed yet, and what follows, is confirmed when it is committed, or already when it
+        is durable in the WAL. May be changed at any time; `on_confirmed` may be called before it returns."""
 
     def read_cached(self, offset: int, max_size: int, end_offset: int) -> FetchResult | None:
         """Batches from memory, without waiting; None when `offset` is older than the log cache holds.
@@ -153,6 +160,9 @@ class Storage(Protocol):
 
     async def open_streams(self, stream_ids: Sequence[int]) -> Sequence[Stream]:
         """Open for appending, in one catalog transaction. Raises StreamFenced."""
+
+    def release_streams(self, streams: Iterable[Stream]) -> None:
+        """Let go of streams that were committed to their ends and are closed in the catalog already."""
 
     def pressure(self) -> Pressure: ...
 

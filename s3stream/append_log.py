@@ -2,7 +2,8 @@
 
 Every appended batch leaves one entry (WAL end position, stream, end offset) here. When the WAL reports a durable
 position, the entries up to it are popped, each touched stream's `confirmed_offset` moves once and its `on_confirmed`
-is called once: no future and no task per append.
+is called once: no future and no task per append. A stream that is confirmed by its commits only has its
+`durable_offset` moved here; the commit does the rest.
 
 A flush counts only if `may_confirm()` is true *after* it (the broker's lease, checked on the monotonic clock): a broker
 that was paused and resumed confirms nothing that its successor did not see. While it is false nothing is confirmed, and
@@ -54,7 +55,7 @@ class AppendLog:
         """Appends are refused while `cache.appended` is at or above it; moves with every commit."""
         self.pending: deque[tuple[int, S3Stream, int]] = deque()
         self.confirmed = Watermark(wal.durable_position)
-        """The WAL position up to which everything is confirmed."""
+        """The WAL position up to which everything is confirmed, or may be once it is committed."""
         self.failed = False
         self._may_confirm = may_confirm
         self._held_back = False
@@ -81,16 +82,25 @@ class AppendLog:
             _, stream, end_offset = pending.popleft()
             touched[stream] = end_offset
         for stream, end_offset in touched.items():
-            stream.confirmed_offset = end_offset
+            if stream.tail.awaits_commit:
+                stream.durable_offset = end_offset
+            else:
+                stream.confirmed_offset = end_offset
         self.confirmed.advance(position)
         for stream in touched:
-            if (listener := stream.on_confirmed) is not None:
-                try:
-                    listener()
-                except Exception as error:
-                    asyncio.get_running_loop().call_exception_handler(
-                        {"message": f"the confirmed listener of stream {stream.stream_id} failed", "exception": error}
-                    )
+            if not stream.tail.awaits_commit:
+                self.tell(stream)
+
+    @staticmethod
+    def tell(stream: S3Stream) -> None:
+        """Its `confirmed_offset` moved."""
+        if (listener := stream.on_confirmed) is not None:
+            try:
+                listener()
+            except Exception as error:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": f"the confirmed listener of stream {stream.stream_id} failed", "exception": error}
+                )
 
     def _ask_again(self) -> None:
         self._recheck = None

@@ -8,13 +8,14 @@ The same batches are seen in two ways:
   one object, and what is evicted at once. It holds no batches itself.
 
 A block's life: current -> sealed -> committed -> evicted. Blocks are sealed, committed and evicted in the same order,
-so a tail is always cut at its front, and what is not committed is never evicted.
+so a tail is cut at its front always, and what is not committed is never evicted. Sealing usually ends the current one;
+`seal_awaited` takes out of it only what waits for its commit, and it goes on with the rest.
 
 Sizes are accounted with `BATCH_OVERHEAD` for each batch, so that the bound holds for tiny batches too. A batch may be a
 slice of a larger buffer (a whole request) which it keeps alive; the batches of one request land in the same one or two
 blocks, so the buffer goes when they are evicted.
 
-Pure: no clock, no I/O. Positions (`appended`, `sealed`, `committed`, `evicted`) count accounted bytes since the start.
+Pure: no clock, no I/O. `appended`, `sealed`, `committed` and `evicted` count accounted bytes since the start.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Tail:
     """The cached batches of one open stream: contiguous offsets from `bases[0]` (or `end_offset` if empty) on."""
 
     __slots__ = (
+        "awaits_commit",
         "bases",
         "batches",
         "block",
@@ -59,7 +61,9 @@ class Tail:
         self.end_offset = end_offset
         self.end_position = 0
         self.block: Block | None = None
-        """The block that the last batch went to."""
+        """The block that the last batch went to; None also if that was sealed without the rest of the current one."""
+        self.awaits_commit = False
+        """What is appended is confirmed by its commit: it does not wait for the block to be full or old."""
         self.discarded = False
         """The stream was fenced: nothing of it is to be uploaded any more."""
 
@@ -101,6 +105,14 @@ class Tail:
         tuples = zip(starts, counts, self.timestamps[first:stop], batches, strict=True)
         return StreamPart(self.stream_id, self.epoch, tuples, size)
 
+    def accounted_size(self, start_offset: int) -> int:
+        """Of the batches from `start_offset`, a batch boundary, on."""
+        first = bisect_left(self.bases, start_offset)
+        if first == len(self.bases):
+            return 0
+        start_position = self.ends[first] - len(self.batches[first])
+        return self.end_position - start_position + (len(self.bases) - first) * BATCH_OVERHEAD
+
     def seek_timestamp(self, timestamp: int, end_offset: int) -> int | None:
         """The base offset of the first batch below `end_offset` whose max timestamp is >= `timestamp`."""
         stop = bisect_left(self.bases, end_offset)
@@ -119,26 +131,35 @@ class Tail:
 
 
 class Block:
-    """A stretch of the append sequence: tail -> offset of its first batch here, and, once sealed, where it ends."""
+    """A part of the append sequence: tail -> offset of its first batch here, and, once sealed, where it ends.
 
-    __slots__ = ("end_position", "ends", "opened_at", "start_position", "starts", "wal_position")
+    `number` counts the blocks that were current. One that was sealed ahead of the current one (not `is_whole`) has the
+    number before that one's: when the block of a number is committed, so is every batch that was there before it.
+    """
 
-    def __init__(self, start_position: int) -> None:
-        self.start_position = start_position
-        self.end_position = start_position
+    __slots__ = ("awaited", "ends", "is_whole", "number", "opened_at", "size", "starts", "wal_position")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.opened_at = 0.0
         """When its first batch came, by the owner's clock."""
         self.starts: dict[Tail, int] = {}
         self.ends: dict[Tail, int] = {}
+        self.awaited: dict[Tail, None] = {}
+        """Of the current block: tails whose batches here are awaited."""
+        self.is_whole = True
+        self.size = 0
+        """Accounted; set when the block is sealed, as is `wal_position`."""
         self.wal_position = 0
-        """The end position in the WAL of the last batch; set when the block is sealed."""
+        """The end position in the WAL of the last batch."""
 
 
 class LogCache:
     """Tails and blocks together. Eviction comes with sealing and committing, so `size` may pass `capacity` by a block.
 
     `on_alarm` is called by `append` when `appended` reaches `alarm_position`, which the owner moves: one comparison on
-    the hot path stands for every size limit. `on_opened` is called for the first batch of a block.
+    the hot path stands for every size limit. `on_opened` is called for the first batch of a block, `on_awaited` for the
+    first in it that awaits its commit.
     """
 
     __slots__ = (
@@ -150,6 +171,7 @@ class LogCache:
         "current",
         "evicted",
         "on_alarm",
+        "on_awaited",
         "on_opened",
         "sealed",
     )
@@ -157,13 +179,14 @@ class LogCache:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.on_opened: Callable[[], None] = _nothing
+        self.on_awaited: Callable[[], None] = _nothing
         self.on_alarm: Callable[[], None] = _nothing
         self.alarm_position = 0
         self.appended = 0
         self.sealed = 0
         self.committed = 0
         self.evicted = 0
-        self.current = Block(0)
+        self.current = Block(1)
         self.blocks: deque[Block] = deque()
         """Sealed blocks, committed ones first."""
 
@@ -203,30 +226,60 @@ class LogCache:
         tail.block = block
         if opened:
             self.on_opened()
+        if tail.awaits_commit:
+            self.await_commit(tail)
+
+    def await_commit(self, tail: Tail) -> None:
+        """What the tail has in the current block, if anything, is waited for."""
+        block = self.current
+        if tail.block is block:
+            first = not block.awaited
+            block.awaited[tail] = None
+            if first:
+                self.on_awaited()
 
     def seal(self, wal_position: int) -> Block:
         """Close the current block, which is not empty, and start the next."""
         block = self.current
         block.ends = {tail: tail.end_offset for tail in block.starts}
-        block.end_position = self.appended
-        block.wal_position = wal_position
-        self.sealed = self.appended
-        self.blocks.append(block)
-        self.current = Block(self.appended)
-        self.evict()
+        block.size = self.appended - self.sealed
+        self.current = Block(block.number + 1)
+        self._close(block, wal_position)
         return block
 
+    def seal_awaited(self, wal_position: int) -> Block:
+        """Close a block of what is awaited in the current one, which goes on with the rest if there is any."""
+        current = self.current
+        if len(current.awaited) == len(current.starts):
+            return self.seal(wal_position)
+        block = Block(current.number - 1)
+        block.is_whole = False
+        block.opened_at = current.opened_at
+        for tail in current.awaited:
+            start_offset = block.starts[tail] = current.starts.pop(tail)
+            block.ends[tail] = tail.end_offset
+            block.size += tail.accounted_size(start_offset)
+            tail.block = None
+        current.awaited = {}
+        self._close(block, wal_position)
+        return block
+
+    def _close(self, block: Block, wal_position: int) -> None:
+        block.wal_position = wal_position
+        self.sealed += block.size
+        self.blocks.append(block)
+        self.evict()
+
     def commit(self, block: Block) -> None:
-        """The block is in a committed object: it may be evicted from now on. Blocks are committed in order."""
-        assert block.start_position == self.committed, "blocks are committed in the order of their appends"
-        self.committed = block.end_position
+        """The block is in a committed object: it may be evicted from now on. They are committed as they were sealed."""
+        self.committed += block.size
         self.evict()
 
     def evict(self) -> None:
         """Drop the oldest committed blocks until the cache is within its capacity."""
         while self.appended - self.evicted > self.capacity and self.evicted < self.committed:
             block = self.blocks.popleft()
-            self.evicted = block.end_position
+            self.evicted += block.size
             for tail, end_offset in block.ends.items():
                 tail.evict_before(end_offset)
 

@@ -63,6 +63,7 @@ class S3Stream:
         "committed",
         "committed_ranges",
         "confirmed_offset",
+        "durable_offset",
         "epoch",
         "next_offset",
         "on_confirmed",
@@ -78,6 +79,8 @@ class S3Stream:
         self.start_offset = info.start_offset
         self.next_offset = info.end_offset
         self.confirmed_offset = info.end_offset
+        self.durable_offset = info.end_offset
+        """Durable in the WAL; kept up to date only while commits confirm."""
         self.on_confirmed: Callable[[], None] | None = None
         self.on_failed: Callable[[StorageError], None] | None = None
         self.tail = Tail(info.stream_id, info.epoch, info.end_offset)
@@ -122,6 +125,18 @@ class S3Stream:
         append_log.pending.append((end_position, self, next_offset))
         cache.append(self.tail, next_offset, data, max_timestamp)
         return base_offset
+
+    def confirm_on_commit(self, wanted: bool) -> None:
+        tail = self.tail
+        if tail.awaits_commit is wanted:
+            return
+        tail.awaits_commit = wanted
+        if wanted:
+            self.durable_offset = self.confirmed_offset
+            self._append_log.cache.await_commit(tail)
+        elif self.confirmed_offset < self.durable_offset:
+            self.confirmed_offset = self.durable_offset
+            self._append_log.tell(self)
 
     # -- read ------------------------------------------------------------------------------------------------
 
@@ -211,6 +226,9 @@ class S3Stream:
         self.committed_ranges.trim(self.start_offset)
         self._committed_position += part.size
         self.committed.advance(found.end_offset)
+        if self.tail.awaits_commit and self.confirmed_offset < found.end_offset:
+            self.confirmed_offset = found.end_offset
+            self._append_log.tell(self)
 
     def refuse(self, error: StorageError) -> bool:
         """Appends are refused from now on, with an error like this one; the first reason stays. True if it was this."""

@@ -1,8 +1,13 @@
 """Decides when the log cache's current block becomes an object, and what follows from its commit.
 
 A block is sealed when it is full; or, while the pipeline has room, when it is old or somebody asked for it. So a slow
-store makes blocks larger, not more of them. It is uploaded once all of it is confirmed. After the commit, in this
-order: the streams know their new ranges, the block may be evicted, the WAL is trimmed, producers may go on.
+store makes blocks larger, not more of them. It is uploaded once all of it is durable in the WAL. After the commit, in
+this order: the streams know their new ranges, the block may be evicted, the WAL is trimmed, producers may go on.
+
+What streams append that are confirmed by their commits is **awaited**: it is uploaded at once, or as soon as the last
+upload of that kind is committed, as a block of its own. So with an idle store an append waits for one PUT, with a busy
+one for two at most, the more is appended the larger the PUTs are, and what other streams append is not cut into small
+objects.
 """
 
 from __future__ import annotations
@@ -49,12 +54,16 @@ class Uploader:
         self._wakeup = asyncio.Event()
         self._age_timer: asyncio.TimerHandle | None = None
         self._aged = False
-        self._forced_position = 0
+        self._forced: Block | None = None
+        """The block that somebody asked for, when it was the current one."""
+        self._awaited: Block | None = None
+        """The block of awaited appends that is being uploaded."""
         self._paused = False
         self._listener: Callable[[bool], None] = lambda paused: None
         self.committed = Watermark()
-        """Position in the cache's append sequence up to which everything is in committed objects."""
+        """The number of the block up to which everything is in committed objects."""
         cache.on_opened = self._on_opened
+        cache.on_awaited = self._wakeup.set
         cache.on_alarm = self._on_alarm
         self._set_alarm()
 
@@ -67,19 +76,22 @@ class Uploader:
             while True:
                 if self._is_due():
                     self._seal()
+                elif self._is_awaited():
+                    self._seal_awaited()
                 await self._wakeup.wait()
                 self._wakeup.clear()
 
     async def upload_all(self) -> None:
         """Return when everything appended so far is committed."""
-        position = self._cache.appended
+        current = self._cache.current
         self.force()
-        await self.committed.wait(position)
+        await self.committed.wait(current.number if current.starts else current.number - 1)
 
     def force(self) -> None:
         """Do not wait for the current block to be full or old."""
-        self._forced_position = self._cache.appended
-        self._wakeup.set()
+        if self._cache.current.starts:
+            self._forced = self._cache.current
+            self._wakeup.set()
 
     def stop(self, error: Exception) -> None:
         self.committed.fail(error)
@@ -88,16 +100,26 @@ class Uploader:
 
     def _is_due(self) -> bool:
         """Whether to seal a block that is not full."""
-        wanted = self._aged or self._forced_position > self._cache.sealed
-        return wanted and self._cache.current_size > 0 and self._pipeline.has_room
+        wanted = self._aged or self._forced is self._cache.current
+        return wanted and bool(self._cache.current.starts) and self._pipeline.has_room
+
+    def _is_awaited(self) -> bool:
+        return bool(self._cache.current.awaited) and self._awaited is None and self._pipeline.has_room
 
     def _seal(self) -> None:
-        block = self._cache.seal(self._append_log.wal.end_position)
+        self._submit(self._cache.seal(self._append_log.wal.end_position))
+
+    def _seal_awaited(self) -> None:
+        self._awaited = self._cache.seal_awaited(self._append_log.wal.end_position)
+        self._submit(self._awaited)
+
+    def _submit(self, block: Block) -> None:
         self._uncommitted.append(block)
-        self._aged = False
-        if self._age_timer is not None:
-            self._age_timer.cancel()
-            self._age_timer = None
+        if block.is_whole:
+            self._aged = False
+            if self._age_timer is not None:
+                self._age_timer.cancel()
+                self._age_timer = None
         self._set_alarm()
         parts: list[StreamPart] = []
         self._pipeline.submit(self._group, partial(self._prepare, block, parts), partial(self._finish, block, parts))
@@ -136,11 +158,15 @@ class Uploader:
                     stream.took_place(part, found, result.ref)
                 if number % _STREAMS_PER_TURN == 0:
                     await asyncio.sleep(0)
-        self._uncommitted.popleft()
+        first = self._uncommitted.popleft()
+        assert first is block, "blocks are committed in the order in which they were sealed"
+        if self._awaited is block:
+            self._awaited = None
         self._cache.commit(block)
         self._append_log.appended_limit = self._cache.committed + self._settings.unuploaded_size_max
-        self._append_log.wal.trim(block.wal_position)
-        self.committed.advance(block.end_position)
+        if block.is_whole:
+            self._append_log.wal.trim(block.wal_position)
+        self.committed.advance(block.number)
         self._set_alarm()
         self._wakeup.set()
         if self._paused and self._cache.unuploaded_size <= self._settings.pressure_low_size:

@@ -33,6 +33,7 @@ class FakeStream:
         self.on_failed: Callable[[StorageError], None] | None = None
         self.cached_from = start_offset
         self.full = False
+        self.confirms_on_commit = False
         self.closed = False
         self.failed: StorageError | None = None
         self.batches: list[tuple[int, int, bytes, int]] = []
@@ -64,6 +65,9 @@ class FakeStream:
 
     def upload(self) -> None:
         self.committed_offset = self.confirmed_offset
+
+    def confirm_on_commit(self, wanted: bool) -> None:
+        self.confirms_on_commit = wanted
 
     def fail(self) -> None:
         self.failed = StreamFailed("the disk is gone")

@@ -51,12 +51,18 @@ async def inline(call: Callable[[], T], /) -> T:
 
 @dataclass(slots=True)
 class ModelStream:
-    """All that was appended and not lost: (base offset, end offset, data)."""
+    """All that was appended and not lost: (base offset, end offset, data).
+
+    `on_commit`: how the stream confirms; `safe_offset`: what it confirmed in that way, which not even the loss of the
+    log may cost.
+    """
 
     stream_id: int
     batches: list[tuple[int, int, bytes]] = field(default_factory=list)
     start_offset: int = 0
     confirmed_offset: int = 0
+    on_commit: bool = False
+    safe_offset: int = 0
 
     def boundaries(self) -> set[int]:
         return {0} | {end for _, end, _ in self.batches}
@@ -140,18 +146,24 @@ class World:
         model.batches = [batch for batch in model.batches if batch[1] <= stream.next_offset]
         model.confirmed_offset = stream.next_offset
         model.start_offset = stream.start_offset
-        stream.on_confirmed = self._count_confirmed
+        stream.confirm_on_commit(model.on_commit)
+        stream.on_confirmed = lambda: self._on_confirmed(stream)
         self.streams[stream.stream_id] = stream
         self.note("opened", stream.stream_id, stream.epoch, stream.start_offset, stream.next_offset)
 
-    async def crash(self, zombie: bool) -> None:
-        """The process dies, or is only paused and goes on as a zombie that does not know it yet."""
+    async def crash(self, zombie: bool, disk_lost: bool = False) -> None:
+        """The process dies, and its log may be lost; or it is only paused and goes on as a zombie."""
         self.observe()
         old = self.storage
         kept = self.rng.randrange(6)
         self.wal.crash(kept)
-        self.note("crash", "zombie" if zombie else "dead", kept)
+        self.note("crash", "zombie" if zombie else "dead", "disk lost" if disk_lost else kept)
         self.streams = {}
+        if disk_lost:
+            forget(self.wal_name)
+            await (await open_wal(f"memory://{self.wal_name}", epoch=self.epoch)).close()
+            for model in self.model.values():
+                model.confirmed_offset = model.safe_offset
         if zombie:
             self.zombies.append(old)
         else:
@@ -165,6 +177,7 @@ class World:
         tasks = storage._tasks
         assert tasks is not None
         tasks.cancel()
+        storage._append_log.stop()
         await asyncio.wait([tasks])
 
     async def recover(self) -> None:
@@ -252,6 +265,13 @@ class World:
         model.batches.append((base, base + count, data))
         self.note("append", stream.stream_id, base, count, len(data))
 
+    def set_durability(self) -> None:
+        stream = self.rng.choice(list(self.streams.values()))
+        model = self.model[stream.stream_id]
+        model.on_commit = not model.on_commit
+        self.note("durability", stream.stream_id, model.on_commit)
+        stream.confirm_on_commit(model.on_commit)
+
     async def read(self) -> None:
         stream = self.rng.choice(list(self.streams.values()))
         model = self.model[stream.stream_id]
@@ -337,7 +357,10 @@ class World:
             await self.reopen()
         elif kind < 0.975:
             self.store_faults.down = False
-            await self.crash(zombie=self.rng.random() < 0.4)
+            zombie = self.rng.random() < 0.4
+            await self.crash(zombie, disk_lost=not zombie and self.rng.random() < 0.4)
+        elif kind < 0.985:
+            self.set_durability()
         else:
             self.wal.sync()
             self.may_confirm = True
@@ -371,8 +394,16 @@ class World:
                 self.check_result(stream, offset, max_size, stream.confirmed_offset, result)
                 offset = result.next_offset
 
-    def _count_confirmed(self) -> None:
+    def _on_confirmed(self, stream: S3Stream) -> None:
         self.confirmed_calls += 1
+        model = self.model[stream.stream_id]
+        if self.streams.get(stream.stream_id) is stream:  # and not a zombie's
+            assert stream.confirmed_offset > model.confirmed_offset, "called for nothing"
+        model.confirmed_offset = max(model.confirmed_offset, stream.confirmed_offset)
+        if stream.tail.awaits_commit:
+            committed_offset = self.memory_catalog.streams[stream.stream_id].end_offset
+            assert stream.confirmed_offset <= committed_offset, "confirmed and not committed"
+            model.safe_offset = max(model.safe_offset, stream.confirmed_offset)
 
     def _on_pressure(self, paused: bool) -> None:
         self.note("pressure", paused)
