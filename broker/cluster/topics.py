@@ -137,6 +137,8 @@ class TopicAdmin:
         """As Kafka makes its internal topics."""
         config = self._config
         configs: dict[str, str | None] = {"cleanup.policy": "compact", "compression.type": "producer"}
+        if config.tailrace_internal_topics_durability is not None:
+            configs["tailrace.durability"] = config.tailrace_internal_topics_durability
         if name == names.CONSUMER_OFFSETS:
             configs["segment.bytes"] = str(config.offsets_topic_segment_bytes)
             return TopicSpec(

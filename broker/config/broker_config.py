@@ -59,6 +59,8 @@ class BrokerConfig:
     tailrace_balance_load_percentage: int
     tailrace_balance_moves_max: int
     tailrace_balance_partitions_percentage: int
+    tailrace_durability: str
+    tailrace_internal_topics_durability: str | None
     group_min_session_timeout_ms: int
     group_max_session_timeout_ms: int
     group_initial_rebalance_delay_ms: int

@@ -21,7 +21,7 @@ from broker.config.definition import (
     list_of,
     one_of,
 )
-from broker.config.topic_definitions import COMPRESSION_TYPES, TIMESTAMP_TYPES
+from broker.config.topic_definitions import COMPRESSION_TYPES, DURABILITIES, TIMESTAMP_TYPES
 
 _BOOLEAN, _STRING, _INT, _SHORT, _LONG, _DOUBLE, _LIST = (
     ConfigType.BOOLEAN,
@@ -283,6 +283,20 @@ _BALANCE = _table(
     ),
 )
 
+_DURABILITY = _table(
+    Effect.HONOURED,
+    ("tailrace.durability", _STRING, "wal", one_of(*DURABILITIES), _CLUSTER, "Default of tailrace.durability."),
+    (
+        "tailrace.internal.topics.durability",
+        _STRING,
+        None,
+        one_of(*DURABILITIES),
+        _READ_ONLY,
+        "tailrace.durability of __consumer_offsets and __transaction_state when they are created; "
+        "without it they have the default.",
+    ),
+)
+
 _WITHOUT_EFFECT = _table(
     Effect.ACCEPTED,
     ("request.timeout.ms", _INT, 30000, None, _READ_ONLY, "How long brokers wait for each other."),
@@ -520,6 +534,7 @@ BROKER_CONFIGS: dict[str, ConfigDef] = by_name(
     + _GROUPS
     + _TRANSACTIONS
     + _BALANCE
+    + _DURABILITY
     + _WITHOUT_EFFECT
     + _CONSUMER_GROUPS
     + _GROUP_TYPES

@@ -53,6 +53,7 @@ class TopicConfig:
     segment_index_bytes: int
     segment_jitter_ms: int
     segment_ms: int
+    tailrace_durability: str
     unclean_leader_election_enable: bool
 
     @property
@@ -63,6 +64,11 @@ class TopicConfig:
     @property
     def compacts(self) -> bool:
         return "compact" in self.cleanup_policy
+
+    @property
+    def confirms_on_commit(self) -> bool:
+        """A record counts when it is in a committed object."""
+        return self.tailrace_durability == "object"
 
     @property
     def log_append_time(self) -> bool:

@@ -1,4 +1,5 @@
-"""Every topic config of Kafka 4.3.1: type, default, validity, the broker config behind it, and its effect here."""
+"""Every topic config of Kafka 4.3.1, and ours (`tailrace.`): type, default, validity, the broker config behind it, and
+its effect here."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from broker.config.definition import (
 
 COMPRESSION_TYPES = ("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer")
 TIMESTAMP_TYPES = ("CreateTime", "LogAppendTime")
+DURABILITIES = ("wal", "object")
 
 _BOOLEAN, _STRING, _INT, _LONG, _DOUBLE, _LIST = (
     ConfigType.BOOLEAN,
@@ -367,6 +369,17 @@ TOPIC_CONFIGS: dict[str, ConfigDef] = by_name(
             "The age at which a segment is rolled.",
             _NO_SEGMENTS,
             "log.roll.ms",
+        ),
+        _define(
+            "tailrace.durability",
+            _STRING,
+            "wal",
+            one_of(*DURABILITIES),
+            _HONOURED,
+            "When records are acknowledged, and can be read: 'wal' when they are in the write-ahead log of the leader, "
+            "'object' when the object that holds them is committed, so that the loss of the leader's disk costs nothing.",
+            "",
+            "tailrace.durability",
         ),
         _define(
             "unclean.leader.election.enable",

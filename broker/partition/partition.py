@@ -68,6 +68,7 @@ class Partition(LogView):
         "leader_epoch",
         "load",
         "producers",
+        "streams",
         "topic",
         "topic_id",
     )
@@ -90,6 +91,7 @@ class Partition(LogView):
         self.index = index
         self.leader_epoch = leader_epoch
         self.producers: ProducerStates = recovered.producers
+        self.streams = (log_stream, state_stream)
         self.closed = False
         self.load = PartitionLoad()
         self._inspections = inspections or InspectionBudget()
@@ -109,6 +111,8 @@ class Partition(LogView):
         """Take the topic's effective configs from now on."""
         self.config = config
         self._rules = AppendRules(config, self._inspections)
+        self._log.confirm_on_commit(config.confirms_on_commit)
+        self._snapshots.confirm_on_commit(config.confirms_on_commit)
 
     def set_leader_epoch(self, leader_epoch: int) -> None:
         """This broker leads on under a newer epoch."""
@@ -378,6 +382,13 @@ class Partition(LogView):
             log.warning("no snapshot", topic=self.topic, partition=self.index, error=str(error))
         else:
             self._unsnapshotted_size = 0
+
+    def hold(self) -> None:
+        """Accept nothing for now, until `go_on`; reading goes on."""
+        self.closed = True
+
+    def go_on(self) -> None:
+        self.closed = False
 
     def stop(self) -> None:
         """Accept nothing more. What was appended is still acknowledged when it becomes durable."""

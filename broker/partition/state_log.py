@@ -26,6 +26,10 @@ class StateLog:
         self.snapshot_offset = snapshot_offset
         self.snapshot_size = 0
 
+    def confirm_on_commit(self, wanted: bool) -> None:
+        """As the log: when the log's start moves, a snapshot must be as safe as what it stands for."""
+        self._state.confirm_on_commit(wanted)
+
     def append(
         self, log_offset: int, leader_epochs: LeaderEpochs, producers: ProducerStates, now_ms: int = _NO_TIMESTAMP
     ) -> None:
