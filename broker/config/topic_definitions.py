@@ -377,7 +377,7 @@ TOPIC_CONFIGS: dict[str, ConfigDef] = by_name(
             one_of(*DURABILITIES),
             _HONOURED,
             "When records are acknowledged, and can be read: 'wal' when they are in the write-ahead log of the leader, "
-            "'object' when the object that holds them is committed, so that the loss of the leader's disk costs nothing.",
+            "'object' when the object that has them is committed, so that the loss of the leader's disk costs nothing.",
             "",
             "tailrace.durability",
         ),
