@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import groups, serving, topics
+from broker.cli import fsck, groups, serving, topics
 from broker.cli.errors import CommandError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(topics.app)
 app.add_typer(groups.app)
+app.command()(fsck.fsck)
 
 
 def _option(metavar: str, text: str) -> typer.models.OptionInfo:

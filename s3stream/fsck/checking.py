@@ -211,10 +211,10 @@ class Checker:
         indexes: defaultdict[str, set[int]] = defaultdict(set)
         for partition in tables.partitions:
             if partition.topic is None:
-                subject = f"{partition.topic_id}, partition {partition.index}"
+                subject = f"{partition.topic_id}, partition {partition.number}"
                 self._problems.append(Finding("partition-without-topic", subject, "its topic has no row"))
                 continue
-            indexes[partition.topic].add(partition.index)
+            indexes[partition.topic].add(partition.number)
             for stream_id in (partition.log_stream_id, partition.state_stream_id):
                 if stream_id not in tables.streams:
                     subject = f"{tables.names[stream_id]} (stream {stream_id})"

@@ -59,7 +59,9 @@ async def read_logs(logs: Iterable[BrokerLog], tables: Tables) -> tuple[LogTails
 
 
 def _unavailable(log: BrokerLog, tables: Tables) -> Finding:
-    kind = {WalForeign: "log-foreign", WalCorrupt: "log-corrupt"}.get(type(log.error), "log-missing")
+    kind = "log-missing"
+    if isinstance(log.error, WalForeign | WalCorrupt):
+        kind = "log-foreign" if isinstance(log.error, WalForeign) else "log-corrupt"
     # what follows the committed end is not known: an empty span says where it would begin
     open_here = sorted(
         tables.names.get(stream.stream_id, f"stream {stream.stream_id}") + f" from offset {stream.end_offset}"

@@ -51,7 +51,7 @@ class BrokerRow(NamedTuple):
 class PartitionRow(NamedTuple):
     topic_id: UUID
     topic: str | None
-    index: int
+    number: int
     log_stream_id: int
     state_stream_id: int
 
@@ -93,7 +93,7 @@ def _load(tx: Connection) -> Tables:
     found = [_partition(row, topic_names) for row in tx.execute(select(partitions))]
     names: dict[int, str] = {}
     for each in found:
-        name = f"{each.topic or each.topic_id}-{each.index}"
+        name = f"{each.topic or each.topic_id}-{each.number}"
         names[each.log_stream_id] = name
         names[each.state_stream_id] = f"state of {name}"
     leased = (brokers.c.lease_end_ms > NowMs()).label("leased")

@@ -1,0 +1,123 @@
+"""A store that no broker uses: opened for `fsck` and `rebuild-catalog` with the settings that `serve` takes.
+
+A broker that may be alive is a reason to refuse, by its lock (at once) or its lease. Logs in directories are read along
+and not changed. Logs of objects are taken away from their former owners by looking, as by any take-over, and only when
+these are out; nothing in them is lost by that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from broker.settings import Settings
+from broker.wal_address import fence_log, is_sealed_by_looking
+from protocol.records import build_batch
+from s3stream.catalog.database import Database
+from s3stream.catalog.opening import open_database
+from s3stream.fsck.logs import BrokerLog
+from s3stream.fsck.tables import BrokerRow, Tables, load_tables
+from s3stream.object.writer import Batch
+from s3stream.objectstore.api import ObjectStore
+from s3stream.objectstore.opening import open_store
+from wal import fence_wal
+from wal.api import WalError, WalLocked
+
+LEASE_CHECK_S = 0.5
+OFFSETS_MAX = 1 << 31
+"""Offsets that one batch can cover."""
+_NO_TIMESTAMP = -1
+
+
+class StoreInUse(Exception):
+    """One line: which broker may be alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedStore:
+    """`logs` are those of brokers that crashed: they may hold what is in no object."""
+
+    database: Database
+    cluster_id: str
+    store: ObjectStore
+    logs: Sequence[BrokerLog]
+
+
+@asynccontextmanager
+async def stopped_store(settings: Settings, waiting: Callable[[str], None]) -> AsyncIterator[StoppedStore]:
+    """Raises StoreInUse, CatalogError, StoreError. `waiting` is told if the lease of a dead broker is waited for."""
+    async with AsyncExitStack() as stack:
+        database, cluster_id = await open_database(settings.metadata_url, create=False)
+        stack.push_async_callback(database.close)
+        store = await open_store(settings.objects_url)
+        stack.push_async_callback(store.close)
+        await _require_free(settings.wal_url, "a broker")
+        tables = await load_tables(database)
+        for broker in tables.brokers:
+            await _require_out(broker)
+        await _wait_for_leases(database, waiting)
+        logs = [
+            await _open_log(stack, broker, cluster_id) for broker in tables.brokers if _may_hold_more(tables, broker)
+        ]
+        yield StoppedStore(database, cluster_id, store, logs)
+
+
+def _may_hold_more(tables: Tables, broker: BrokerRow) -> bool:
+    return broker.is_waiting and any(stream.owner == broker.epoch for stream in tables.streams.values())
+
+
+async def _require_out(broker: BrokerRow) -> None:
+    name = f"node {broker.node_id} at {broker.address}"
+    if not await _require_free(broker.wal_url, name) and broker.is_leased:
+        raise StoreInUse(f"{name} holds its lease: stop all brokers first (after a crash, wait 10 s)")
+
+
+async def _require_free(wal_url: str, name: str) -> bool:
+    """Whether its owner is out for certain. The lock is taken for a moment, which changes nothing."""
+    if is_sealed_by_looking(wal_url):
+        return False
+    try:
+        wal = await fence_wal(wal_url)
+    except WalLocked:
+        raise StoreInUse(f"{name} is running on {wal_url}: stop all brokers first") from None
+    except WalError:
+        return False
+    await wal.close()
+    return wal.owner_is_out
+
+
+async def _wait_for_leases(database: Database, waiting: Callable[[str], None]) -> None:
+    """Whoever starts now must find that the dead are out, and the repair's transaction looks at leases only."""
+    told = False
+    while leased := [broker for broker in (await load_tables(database)).brokers if broker.is_leased]:
+        if not told:
+            nodes = ", ".join(str(broker.node_id) for broker in leased)
+            waiting(f"waiting for the lease of node {nodes}, which is gone")
+            told = True
+        await asyncio.sleep(LEASE_CHECK_S)
+
+
+async def _open_log(stack: AsyncExitStack, broker: BrokerRow, cluster_id: str) -> BrokerLog:
+    try:
+        wal = await fence_log(broker.wal_url, cluster_id, broker.epoch)
+    except WalError as error:
+        return BrokerLog(broker.node_id, broker.epoch, broker.wal_url, None, error)
+    stack.push_async_callback(wal.close)
+    return BrokerLog(broker.node_id, broker.epoch, broker.wal_url, wal)
+
+
+def filling(is_log: bool, start: int, end: int) -> list[Batch]:
+    """What stands for offsets that are lost: Kafka's batches without records, as compaction leaves them; in the stream
+    of snapshots, one that cannot be read and is skipped."""
+    if not is_log:
+        return [(start, end - start, _NO_TIMESTAMP, b"\0")]
+    return [
+        (first, min(end, first + OFFSETS_MAX) - first, _NO_TIMESTAMP, _empty(first, min(end, first + OFFSETS_MAX)))
+        for first in range(start, end, OFFSETS_MAX)
+    ]
+
+
+def _empty(start: int, end: int) -> bytearray:
+    return build_batch([], base_offset=start, last_offset=end - 1)
