@@ -42,6 +42,7 @@ from broker.partitions import Partitions
 from broker.peers import Peers
 from broker.producer_ids import ProducerIds
 from broker.retention import Retention
+from broker.second_opinion import SecondOpinion
 from broker.server.dispatch import api_table
 from broker.server.limits import ServerLimits
 from broker.server.listener import Server, bind
@@ -202,6 +203,9 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         await server.start(listening)
         stack.push_async_callback(turning_away.start)
         stack.push_async_callback(server.stop)
+        second_opinion = SecondOpinion(lease, services.image, services.partitions, services.peers)
+        second_opinion.start()
+        stack.push_async_callback(second_opinion.stop)
         failover = Failover(catalog, store, settings, epoch, services.image)
         failover.start()
         stack.push_async_callback(failover.stop)

@@ -55,6 +55,7 @@ class Lease:
         """Called once, with why the lease will never be renewed again: fenced, or a defect."""
         self._usable_s = lease_ms / 1000 * (1 - MARGIN)
         self._held_until = registered_at + self._usable_s
+        self._is_lost = False
         self._task: asyncio.Task[None] | None = None
 
     def is_held(self) -> bool:
@@ -76,7 +77,8 @@ class Lease:
         asked_at = self._clock()
         async with asyncio.timeout(self._usable_s / 2):
             await self._catalog.renew_lease(self._node_id, self._broker_epoch, self._lease_ms)
-        self._held_until = max(self._held_until, asked_at + self._usable_s)
+        if not self._is_lost:
+            self._held_until = max(self._held_until, asked_at + self._usable_s)
 
     async def _run(self) -> None:
         interval_s = self._lease_ms / 3000
@@ -101,6 +103,13 @@ class Lease:
                     log.info("lease is renewed again")
                 renewed = True
 
+    def lose(self, error: Exception) -> None:
+        """It is known from elsewhere that it will never be renewed again."""
+        if self._task is not None:
+            self._task.cancel()
+        self._lose(error)
+
     def _lose(self, error: Exception) -> None:
         self._held_until = self._clock()
+        self._is_lost = True
         self.on_lost(error)
