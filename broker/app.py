@@ -26,6 +26,8 @@ from typing import Any
 import structlog
 
 from broker import handlers
+from broker.balance.balancer import Balancer
+from broker.balance.load import LoadMeter
 from broker.cluster.image import MetadataImage
 from broker.cluster.topics import TopicAdmin
 from broker.config.broker_config import BrokerConfig
@@ -36,6 +38,8 @@ from broker.data_dir import DataDirError, check_data_dir, claim_data_dir, prepar
 from broker.failover import Failover
 from broker.fetch_memory import FetchMemory
 from broker.fetch_sessions import FetchSessions
+from broker.handoff.leaving import leave
+from broker.handoff.mover import Mover
 from broker.lease import Lease
 from broker.log_setup import configure_logging
 from broker.partitions import Partitions
@@ -209,7 +213,21 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         failover = Failover(catalog, store, settings, epoch, services.image)
         failover.start()
         stack.push_async_callback(failover.stop)
+        mover = Mover(
+            settings.node_id, epoch, catalog, services.image, services.partitions, storage, services.peers, now_ms
+        )
+        mover.start()
+        stack.push_async_callback(mover.stop)
+        services.balancer.start()
+        stack.push_async_callback(services.balancer.stop)
+        stack.push_async_callback(_leave, settings.node_id, epoch, catalog, services.image, ending)
         yield RunningBroker(address, services, server)
+
+
+async def _leave(node_id: int, epoch: int, catalog: Catalog, image: MetadataImage, ending: Ending) -> None:
+    """One that failed can hand nothing over."""
+    if ending.error is None:
+        await leave(node_id, epoch, catalog, image)
 
 
 def _static_configs(settings: Settings) -> dict[str, str]:
@@ -348,6 +366,9 @@ async def _open_services(
     retention = Retention(partitions, config, now_ms)
     retention.start()
     stack.push_async_callback(retention.stop)
+    load_meter = LoadMeter(partitions.all)
+    load_meter.start()
+    stack.push_async_callback(load_meter.stop)
     return Services(
         node_id=settings.node_id,
         config=config,
@@ -361,6 +382,8 @@ async def _open_services(
         fetch_sessions=FetchSessions(config.max_incremental_fetch_session_cache_slots),
         producer_ids=producer_ids,
         peers=peers,
+        load_meter=load_meter,
+        balancer=Balancer(image, catalog, peers, config),
         verification=Verification(
             peers,
             transactions.coordinator,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from broker.fetch_sessions import Fetched, FetchTarget
@@ -31,6 +32,10 @@ COLD_READS_MAX = 16
 _EMPTY = FetchResult(buffers=(), size=0, next_offset=-1)
 
 
+class Arriving(PartitionError):
+    """The partition will be led here in a moment: a fetch that waits anyway waits for it too."""
+
+
 class Fetch:
     """One fetch request: its targets and limits in bytes. `cold` are positions in `results` still to be fetched, with
     their share of the budget."""
@@ -38,6 +43,7 @@ class Fetch:
     __slots__ = (
         "_services",
         "answer_now",
+        "arriving",
         "cold",
         "isolation_level",
         "max_size",
@@ -60,11 +66,13 @@ class Fetch:
         self.size = 0
         self.answer_now = False
         """Something is to be told that does not wait for `min_size`."""
+        self.arriving: list[tuple[str, int]] = []
 
     def read(self) -> None:
         """Read every target from memory, anew."""
         results = self.results = []
         self.cold = []
+        self.arriving = []
         size = 0
         remaining = self.max_size
         whole_batch = True
@@ -85,7 +93,8 @@ class Fetch:
                 if (limit > 0 or whole_batch) and diverging is None:
                     found = partition.read(target.fetch_offset, limit, isolation_level)
             except (PartitionError, StorageError) as error:
-                self.answer_now = True
+                if not isinstance(error, Arriving):
+                    self.answer_now = True
                 results.append(Fetched(target, code_of(error), _EMPTY, -1, -1, -1, None))
                 continue
             if found is None:
@@ -125,13 +134,22 @@ class Fetch:
             if topic is None:
                 raise PartitionError(ErrorCode.UNKNOWN_TOPIC_ID)
             name = topic.name
-        partition = services.partitions.get(name, target.index)
+        partitions = services.partitions
+        partition = partitions.get(name, target.index) or partitions.departing(name, target.index)
         if partition is None:
-            raise PartitionError(absence_code(services.image.topic(name), target.index))
+            code = absence_code(services.image.topic(name), target.index)
+            if partitions.in_transit(name, target.index):
+                self.arriving.append((name, target.index))
+                raise Arriving(code)
+            raise PartitionError(code)
         if target.topic_id not in (ZERO_UUID, partition.topic_id):
             raise PartitionError(ErrorCode.INCONSISTENT_TOPIC_ID)
         target.partition = partition
         return partition
+
+    def park(self, key: tuple[str, int], parked: Callable[[], None]) -> bool:
+        """See `Partitions.park`."""
+        return self._services.partitions.park(*key, parked)
 
     async def read_cold(self) -> None:
         """Fetch what `read` did not find in memory."""
@@ -182,7 +200,7 @@ class WaitingFetch(Deferred):
     flush confirmed, so that one answer has it all.
     """
 
-    __slots__ = ("_fetch", "_loop", "_missing_size", "_over", "_respond", "_scheduled", "_timer")
+    __slots__ = ("_fetch", "_loop", "_missing_size", "_over", "_parked", "_respond", "_scheduled", "_timer")
 
     def __init__(self, fetch: Fetch, max_wait_ms: int, respond: Callable[[Fetch], Any]) -> None:
         super().__init__()
@@ -193,13 +211,26 @@ class WaitingFetch(Deferred):
         self._over = False
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(max_wait_ms / 1000, self._time_is_over)
+        self._parked: set[tuple[str, int]] = set()
+        self._register()
+
+    def _register(self) -> None:
+        fetch = self._fetch
         for target in fetch.targets:
             if target.partition is not None:
                 target.partition.add_fetch_waiter(self, fetch.isolation_level == READ_COMMITTED)
+        for key in fetch.arriving:
+            if key not in self._parked and fetch.park(key, partial(self._arrived, key)):
+                self._parked.add(key)
 
     def advanced(self, size: int) -> None:
         self._missing_size -= size
         if self._missing_size <= 0:
+            self._schedule()
+
+    def _arrived(self, key: tuple[str, int]) -> None:
+        self._parked.discard(key)
+        if not self.done and not self.cancelled:
             self._schedule()
 
     def interrupted(self) -> None:
@@ -224,9 +255,12 @@ class WaitingFetch(Deferred):
         if self.done or self.cancelled:
             return
         fetch = self._fetch
+        waited_for_arrival = bool(fetch.arriving)
         fetch.read()
         if not self._over and not fetch.answer_now and not fetch.cold and fetch.size < fetch.min_size:
             self._missing_size = fetch.min_size - fetch.size
+            if waited_for_arrival or fetch.arriving:
+                self._register()
             return
         self._leave()
         self.complete(self._respond(fetch))

@@ -5,6 +5,8 @@ Invariants
 * `get` returns a partition only while it is led here and its state has been recovered.
 * The streams of everything that is opened together are opened in one catalog transaction.
 * Opening and closing of one topic never overlap.
+* A partition that is being handed over (`broker.handoff`) accepts nothing but is read on (`departing`), until the image
+  says that another broker leads it, or it goes on here.
 * A partition whose records or snapshots cannot be read is offline, alone: it is answered for as one that is not led
   here, and tried again from time to time.
 """
@@ -14,19 +16,23 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
 import structlog
 
 from broker.cluster.image import MetadataImage
+from broker.handoff.parking import Parked, Parking
+from broker.leadership import find_partition
 from broker.partition.inspection import InspectionBudget
 from broker.partition.opening import RecoveredState, empty_state, recover_state
 from broker.partition.partition import Partition
 from broker.produce_throttle import ProduceThrottle
 from protocol.errors import InvalidBatch
 from s3stream.api import ObjectCorrupt, OffsetOutOfRange, Storage, StorageError, Stream
-from s3stream.catalog.api import CatalogError, Changes, PartitionInfo, TopicInfo
+from s3stream.catalog.api import CatalogError, Changes, PartitionInfo, TopicInfo, UnknownStream
 from s3stream.objectstore.api import ObjectMissing, RangeInvalid
 from s3stream.retry import first_error
 
@@ -60,8 +66,10 @@ class Partitions:
         self._recovering = asyncio.Semaphore(RECOVERIES_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: dict[str, tuple[Watcher, Watcher]] = {}
-        self._offline: set[UUID] = set()
-        """Topics with partitions that are to be tried again."""
+        self._departing: dict[tuple[str, int], Partition] = {}
+        self._parking = Parking()
+        self._offline: dict[UUID, set[int]] = {}
+        """Partitions that are to be tried again."""
         self._follows_new_topics = False
         self._closed = False
         self._inspections = InspectionBudget()
@@ -75,6 +83,27 @@ class Partitions:
     def all(self) -> Iterable[Partition]:
         return self._by_name.values()
 
+    def departing(self, topic: str, index: int) -> Partition | None:
+        """One that is being handed over: it may be read."""
+        return self._departing.get((topic, index))
+
+    def in_transit(self, topic: str, index: int) -> bool:
+        """It is on its way here, or away and not there yet: whoever asks for it does well to `park`."""
+        if (topic, index) in self._departing:
+            return True
+        info = self._image.topic(topic)
+        partition = find_partition(info, index)
+        if info is None or partition is None or self._closed or (topic, index) in self._by_name:
+            return False
+        if index in self._offline.get(info.topic_id, ()):
+            return False
+        return self._node_id in (partition.leader, partition.target)
+
+    def park(self, topic: str, index: int, parked: Parked) -> bool:
+        """Have `parked` called when the partition has arrived or gone, or when that takes too long. False: there is
+        nothing to wait for, or no room."""
+        return self.in_transit(topic, index) and self._parking.park((topic, index), parked)
+
     def watch(self, topic: str, opened: Watcher, closed: Watcher) -> None:
         """Be told, on the loop's thread, when partitions of this topic come and go. One watcher per topic."""
         self._watchers[topic] = (opened, closed)
@@ -85,14 +114,18 @@ class Partitions:
     # -- opening and closing ----------------------------------------------------------------------------------------
     async def open_topic(self, topic: TopicInfo) -> None:
         """Open those of its partitions that are led here and not open yet. Raises errors of storage and catalog."""
-        async with self._locks[topic.topic_id]:
-            await self._open([(topic, each) for each in topic.partitions if self._is_missing(topic, each)])
+        await self._open_topics([topic])
+
+    async def _open_topics(self, topics: Sequence[TopicInfo]) -> None:
+        async with AsyncExitStack() as locked:
+            for topic in sorted(topics, key=attrgetter("topic_id")):
+                await locked.enter_async_context(self._locks[topic.topic_id])
+            await self._open([(t, each) for t in topics for each in t.partitions if self._is_missing(t, each)])
 
     async def open_all(self) -> None:
         """Open everything that the image says is led here; new topics are opened as the image learns of them."""
         self._follows_new_topics = True
-        wanted = [(topic, each) for topic in self._image.topics() for each in topic.partitions]
-        await self._open([(topic, each) for topic, each in wanted if self._is_missing(topic, each)])
+        await self._open_topics(list(self._image.topics()))
 
     async def close_topic(self, topic_id: UUID) -> None:
         """Close what is open of it: with its state saved, or let go if the image does not know the topic any more."""
@@ -116,17 +149,19 @@ class Partitions:
         """Accept nothing more and save every state; `Storage.close` then uploads and closes all streams at once."""
         self._closed = True
         self._unsubscribe()
+        self._parking.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         now_ms = self._now_ms()
-        for count, partition in enumerate(list(self._by_name.values()), 1):
+        for count, partition in enumerate([*self._by_name.values(), *self._departing.values()], 1):
             partition.stop()
             partition.save(now_ms)
             if count % 100 == 0:
                 await asyncio.sleep(0)
         self._by_name.clear()
         self._by_topic.clear()
+        self._departing.clear()
 
     def _is_missing(self, topic: TopicInfo, partition: PartitionInfo) -> bool:
         return (
@@ -166,6 +201,7 @@ class Partitions:
                 ),
                 topic.topic_id,
             )
+        self._release_parked()
 
     async def _recover(self, pairs: Sequence[tuple[Stream, Stream]]) -> list[RecoveredState | Exception]:
         """States in the order of `pairs`, or why one cannot be read. A log that never had a record needs no reading."""
@@ -191,14 +227,15 @@ class Partitions:
 
     def _stays_offline(self, topic: TopicInfo, info: PartitionInfo, error: Exception) -> None:
         log.error("partition is offline: it cannot be read", topic=topic.name, partition=info.index, error=str(error))
-        if topic.topic_id not in self._offline:
-            self._offline.add(topic.topic_id)
+        is_known = topic.topic_id in self._offline
+        self._offline.setdefault(topic.topic_id, set()).add(info.index)
+        if not is_known:
             self._spawn(self._open_later(topic.topic_id))
 
     async def _open_later(self, topic_id: UUID) -> None:
         await asyncio.sleep(OFFLINE_INTERVAL_S)
-        self._offline.discard(topic_id)
-        await self._open_followed(topic_id)
+        self._offline.pop(topic_id, None)
+        await self._open_followed([topic_id])
 
     def _add(self, partition: Partition, topic_id: UUID) -> None:
         self._by_topic.setdefault(topic_id, {})[partition.index] = partition
@@ -206,6 +243,9 @@ class Partitions:
             # deleted meanwhile, and about to be closed; its name may belong to another topic by now
             partition.stop()
             return
+        self._name(partition)
+
+    def _name(self, partition: Partition) -> None:
         self._by_name[(partition.topic, partition.index)] = partition
         if (watcher := self._watchers.get(partition.topic)) is not None:
             watcher[0](partition)
@@ -216,6 +256,8 @@ class Partitions:
 
     def _unname(self, partition: Partition) -> None:
         key = (partition.topic, partition.index)
+        if self._departing.get(key) is partition:
+            del self._departing[key]
         # a topic of the same name that was created since may have taken the place
         if self._by_name.get(key) is partition:
             del self._by_name[key]
@@ -229,13 +271,51 @@ class Partitions:
         self._by_topic.pop(topic_id, None)
         return partitions
 
+    # -- handing over -----------------------------------------------------------------------------------------------
+    def open_partition(self, topic_id: UUID, index: int) -> Partition | None:
+        """One that is open here, and not being handed over."""
+        partition = self._by_topic.get(topic_id, {}).get(index)
+        return None if partition is None or partition.closed else partition
+
+    def hold(self, partition: Partition) -> None:
+        """It is to be handed over: accept nothing more, until the image says that it is led elsewhere or `go_on`."""
+        self._unname(partition)
+        partition.hold()
+        self._departing[(partition.topic, partition.index)] = partition
+
+    def go_on(self, partition: Partition) -> None:
+        """It is not handed over after all. Nothing happens if it is gone already."""
+        key = (partition.topic, partition.index)
+        if self._departing.get(key) is partition and not self._closed:
+            del self._departing[key]
+            partition.go_on()
+            self._name(partition)
+            self._parking.release(key)
+
+    def _gone(self, partition: Partition, topic_id: UUID) -> None:
+        """It was handed over: its streams are closed in the catalog, and may be open elsewhere."""
+        self._remove(partition, topic_id)
+        partition.stop()
+        self._storage.release_streams(partition.streams)
+
+    def _release_parked(self) -> None:
+        """Call those who wait for what is not on its way any more."""
+        if self._parking:
+            for key in self._parking.places():
+                if not self.in_transit(*key):
+                    self._parking.release(key)
+
     # -- following the image ----------------------------------------------------------------------------------------
     def _follow(self, changes: Changes) -> None:
+        missing = []
         for topic_id, topic in changes.topics.items():
             if topic is None:
                 self._topic_deleted(topic_id)
-            else:
-                self._topic_changed(topic)
+            elif self._topic_changed(topic):
+                missing.append(topic_id)
+        if missing and self._follows_new_topics:
+            self._spawn(self._open_followed(missing))
+        self._release_parked()
         if any(kind == "broker" for kind, _ in changes.configs):
             for partition in self._by_name.values():
                 partition.set_config(self._image.topic_config(partition.topic))
@@ -248,10 +328,16 @@ class Partitions:
         if topic_id in self._by_topic or topic_id in self._locks:
             self._spawn(self.close_topic(topic_id))
 
-    def _topic_changed(self, topic: TopicInfo) -> None:
+    def _topic_changed(self, topic: TopicInfo) -> bool:
+        """Whether something of it is to be opened."""
         config = self._image.topic_config(topic.name)
         for partition in list(self._by_topic.get(topic.topic_id, {}).values()):
             info = topic.partitions[partition.index]
+            if self._departing.get((partition.topic, partition.index)) is partition:
+                # it may be back already, under another epoch
+                if (info.leader, info.leader_epoch) != (self._node_id, partition.leader_epoch):
+                    self._gone(partition, topic.topic_id)
+                continue
             if info.leader != self._node_id:
                 self._remove(partition, topic.topic_id)
                 partition.stop()
@@ -260,17 +346,21 @@ class Partitions:
             partition.set_config(config)
             if info.leader_epoch > partition.leader_epoch:
                 partition.set_leader_epoch(info.leader_epoch)
-        if self._follows_new_topics and any(self._is_missing(topic, each) for each in topic.partitions):
-            self._spawn(self._open_followed(topic.topic_id))
+        return any(self._is_missing(topic, each) for each in topic.partitions)
 
-    async def _open_followed(self, topic_id: UUID) -> None:
-        """Try until it works: nothing else would open a topic whose news came while the database was away."""
-        while (topic := self._image.topic_by_id(topic_id.bytes)) is not None:
+    async def _open_followed(self, topic_ids: Sequence[UUID]) -> None:
+        """Try until it works: nothing else would open topics whose news came while the database was away."""
+        while topics := [t for t in (self._image.topic_by_id(each.bytes) for each in topic_ids) if t is not None]:
             try:
-                await self.open_topic(topic)
+                await self._open_topics(topics)
                 return
+            except UnknownStream:
+                # one was deleted meanwhile: those of the others have no part in it
+                if len(topics) > 1:
+                    await asyncio.gather(*(self._open_followed([topic.topic_id]) for topic in topics))
+                    return
             except (CatalogError, StorageError) as error:
-                log.warning("topic not opened, trying again", topic=topic.name, error=repr(error))
+                log.warning("topics not opened, trying again", topics=len(topics), error=repr(error))
             await asyncio.sleep(REOPEN_INTERVAL_S)
 
     async def _hand_over(self, topic_id: UUID, partition: Partition) -> None:

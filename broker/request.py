@@ -66,13 +66,15 @@ class RequestContext:
 class Deferred:
     """A response that comes later. `complete` is called at most once; `on_complete` is set by the connection.
 
+    `refused`, if set before, closes the connection instead: there is no answer to it.
     `cancelled` becomes true, and `on_cancel` is called, when the connection is gone and nobody waits any more.
     """
 
-    __slots__ = ("cancelled", "done", "on_cancel", "on_complete", "response")
+    __slots__ = ("cancelled", "done", "on_cancel", "on_complete", "refused", "response")
 
     def __init__(self) -> None:
         self.response: Any = None
+        self.refused: Refused | None = None
         self.on_complete: Callable[[Deferred], None] | None = None
         self.on_cancel: Callable[[], None] | None = None
         self.cancelled = False

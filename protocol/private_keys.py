@@ -21,6 +21,7 @@ class PrivateApiKey(IntEnum):
 
     DESCRIBE_LOAD = 20_000
     DESCRIBE_BALANCE = 20_001
+    ANNOUNCE_LEADERSHIP = 20_002
 
 
 def is_private(api_key: int) -> bool:

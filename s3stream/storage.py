@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
-from s3stream.api import InvariantBroken, Pressure, StorageError, StreamClosed, StreamFailed, StreamFenced
+from s3stream.api import InvariantBroken, Pressure, StorageError, Stream, StreamClosed, StreamFailed, StreamFenced
 from s3stream.append_log import AppendLog
 from s3stream.block_cache import BlockReader
 from s3stream.catalog.api import BrokerFenced, Catalog, StreamEpochFenced, StreamInfo, StreamRange
@@ -228,6 +228,11 @@ class S3Storage:
             self._release(stream)
             raise
         self._release(stream)
+
+    def release_streams(self, streams: Iterable[Stream]) -> None:
+        for stream in streams:
+            if (held := self._streams.get(stream.stream_id)) is stream:
+                self._release(held)
 
     def _release(self, stream: S3Stream) -> None:
         if self._streams.get(stream.stream_id) is stream:

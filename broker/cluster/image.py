@@ -110,6 +110,10 @@ class MetadataImage:
         """The alive ones, by node id, without those that are absent. The list is not to be changed."""
         return self._alive
 
+    def receivers(self) -> list[BrokerInfo]:
+        """The alive ones that partitions may be given to: they are neither drained nor about to stop."""
+        return [each for each in self._alive if not each.leaving and each.node_id not in self._draining]
+
     def registered_brokers(self) -> list[BrokerInfo]:
         """Alive or not, by node id."""
         return [self._brokers[node_id] for node_id in sorted(self._brokers)]

@@ -34,6 +34,11 @@ def place_leaders(count: int, node_ids: Sequence[int], loads: Mapping[int, int],
     return leaders
 
 
+def place_leader(assigned: Sequence[int], node_ids: Sequence[int], loads: Mapping[int, int]) -> int:
+    """Who of `node_ids` (not empty) is to lead a partition: one of its assigned replicas if there is one among them."""
+    return min([each for each in assigned if each in node_ids] or node_ids, key=lambda each: (loads.get(each, 0), each))
+
+
 def replicas(leader: int, alive: Sequence[int], replication_factor: int) -> list[int]:
     """The replica list that clients are shown: the leader, then the alive brokers after it, up to the factor.
 

@@ -214,10 +214,10 @@ class TopicAdmin:
         return self._place(count), factor
 
     def _place(self, count: int) -> list[int]:
-        alive = [each.node_id for each in self._image.brokers()]
-        if not alive:
+        usable = [each.node_id for each in self._image.receivers() or self._image.brokers()]
+        if not usable:
             raise AdminError(ErrorCode.BROKER_NOT_AVAILABLE, "No broker is alive.")
-        return place_leaders(count, alive, count_leaders(self._image.topics()), next(self._turn))
+        return place_leaders(count, usable, count_leaders(self._image.topics()), next(self._turn))
 
     def _assigned(self, spec: TopicSpec) -> tuple[list[int], int]:
         if spec.replication_factor != BROKER_DEFAULT:

@@ -13,6 +13,7 @@ from broker.handlers import (
     add_offsets_to_txn,
     add_partitions_to_txn,
     alter_configs,
+    announce_leadership,
     api_versions,
     consumer_group_describe,
     consumer_group_heartbeat,
@@ -92,4 +93,5 @@ MODULES: tuple[ModuleType, ...] = (
     consumer_group_describe,
     list_config_resources,
     describe_topic_partitions,
+    announce_leadership,
 )

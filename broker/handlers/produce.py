@@ -13,11 +13,16 @@ v3-v13. v5 log start offset; v7 zstd; v8 per-record errors (KIP-467); v9 flexibl
   producers in one request are INVALID_PRODUCER_ID_MAPPING. Any acks will do, as with Kafka.
 * A repeat of a batch (idempotence) is answered with the offset of the first, once that one is durable.
 * Only the broker writes to internal topics: INVALID_TOPIC_EXCEPTION.
+* A batch for a partition that is being handed over, or taken over, waits until it is known where it is led; the batches
+  behind it in the partition wait too. The other partitions of the request do not.
 * Full or failed storage is KAFKA_STORAGE_ERROR, which clients retry: the outcome of what was in flight is unknown.
 * `timeout_ms` has no effect: there are no replicas to wait for, and an append is not given up on once it is made.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -64,20 +69,25 @@ _NO_LEADER = LeaderIdAndEpoch()
 class PendingProduce(Deferred):
     """A produce request whose batches are appended: complete when the last of them is durable."""
 
-    __slots__ = ("_waiting_count", "produce_response")
+    __slots__ = ("_waiting_count", "before_answer", "has_parked", "produce_response")
 
     def __init__(self, response: ProduceResponse) -> None:
         super().__init__()
-        self.produce_response = response
+        self.produce_response: ProduceResponse | None = response
+        self.before_answer: Callable[[PendingProduce], None] | None = None
+        self.has_parked = False
+        """A batch of it waits, or has waited, for a partition on its way."""
         # one for the handler itself, until it has appended everything
         self._waiting_count = 1
 
-    def batch_appended(self) -> None:
+    def part_begun(self) -> None:
         self._waiting_count += 1
 
     def part_done(self) -> None:
         self._waiting_count -= 1
         if not self._waiting_count:
+            if self.before_answer is not None:
+                self.before_answer(self)
             self.complete(self.produce_response)
 
 
@@ -93,6 +103,23 @@ class _Ack:
     def __call__(self, error: StorageError | None) -> None:
         if error is not None:
             _fail(self._answer, code_of(error), str(error))
+        self._pending.part_done()
+
+
+class _ParkedBatch:
+    """Called when its partition has arrived or gone, or no longer waited for."""
+
+    __slots__ = ("_append", "_must_append", "_pending")
+
+    def __init__(self, pending: PendingProduce, must_append: bool, append: Callable[[], object]) -> None:
+        self._pending = pending
+        self._must_append = must_append
+        self._append = append
+
+    def __call__(self) -> None:
+        # whoever is gone and expected an answer sends the batch again
+        if self._must_append or not self._pending.cancelled:
+            self._append()
         self._pending.part_done()
 
 
@@ -125,7 +152,9 @@ def _append_all(
     transaction: ProduceTransaction | None,
 ) -> Deferred | None:
     response = pending.produce_response
+    assert response is not None
     now_ms = services.now_ms()
+    acks = request.acks
     zstd = ctx.api_version >= _ZSTD_SINCE
     may_write_internal = ctx.client_id == _ADMIN_CLIENT_ID
     size = 0
@@ -143,20 +172,35 @@ def _append_all(
         for data in topic.partition_data:
             answer = PartitionProduceResponse(index=data.index, current_leader=_NO_LEADER)
             answers.append(answer)
-            if _append(services, topic, name, data, answer, pending, now_ms, zstd, may_write_internal, transaction):
+            if _append(
+                services, topic, name, data, answer, pending, acks, now_ms, zstd, may_write_internal, transaction
+            ):
                 size += len(data.records)  # type: ignore[arg-type]
             else:
                 failed = True
     ctx.throttle_time_ms = max(ctx.throttle_time_ms, services.partitions.throttle.charge(size))
     response.throttle_time_ms = ctx.throttle_time_ms
-    if request.acks == 0:
+    if acks == 0:
         if failed:
-            raise Refused(f"a batch with acks=0 was refused: {_first_error(response)}")
-        return None
-    if failed and ctx.api_version >= _ENDPOINTS_SINCE:
-        _name_leaders(services, response)
+            raise _lost(response)
+        if not pending.has_parked:
+            return None
+        pending.before_answer = _leave_unanswered
+    elif (failed or pending.has_parked) and ctx.api_version >= _ENDPOINTS_SINCE:
+        pending.before_answer = partial(_name_leaders, services)
     pending.part_done()
     return pending
+
+
+def _leave_unanswered(pending: PendingProduce) -> None:
+    """With acks=0 all that a producer can notice is the end of its connection."""
+    response, pending.produce_response = pending.produce_response, None
+    if response is not None and _first_error(response) is not None:
+        pending.refused = _lost(response)
+
+
+def _lost(response: ProduceResponse) -> Refused:
+    return Refused(f"a batch with acks=0 was refused: {_first_error(response)}")
 
 
 def _look_at_batches(services: Services, request: ProduceRequest, transaction: ProduceTransaction) -> bool:
@@ -236,17 +280,28 @@ def _append(
     data: PartitionProduceData,
     answer: PartitionProduceResponse,
     pending: PendingProduce,
+    acks: int,
     now_ms: int,
     zstd: bool,
     may_write_internal: bool,
     transaction: ProduceTransaction | None,
+    may_park: bool = True,
 ) -> bool:
-    """Append the batch of one partition and put the outcome into `answer`."""
+    """Append the batch of one partition and put the outcome into `answer`, or park it until that is possible."""
     if name in INTERNAL_TOPICS and not may_write_internal:
         _fail(answer, ErrorCode.INVALID_TOPIC_EXCEPTION, f"only brokers write to {name}")
         return False
     partition = services.partitions.get(name, data.index)
     if partition is None:
+        if may_park:
+            again = partial(
+                _append, services, topic, name, data, answer, pending, acks, now_ms, zstd, may_write_internal,
+                transaction, may_park=False,
+            )  # fmt: skip
+            if services.partitions.park(name, data.index, _ParkedBatch(pending, acks == 0, again)):
+                pending.has_parked = True
+                pending.part_begun()
+                return True
         _fail(answer, _absence(services, topic, name, data.index), None)
         return False
     if topic.topic_id not in (ZERO_UUID, partition.topic_id):
@@ -276,7 +331,7 @@ def _append(
     answer.base_offset = appended.base_offset
     answer.log_append_time_ms = appended.log_append_time_ms
     answer.log_start_offset = partition.log_start_offset
-    pending.batch_appended()
+    pending.part_begun()
     partition.when_high_watermark(appended.end_offset, _Ack(pending, answer))
     return True
 
@@ -287,13 +342,14 @@ def _absence(services: Services, topic: TopicProduceData, name: str, index: int)
     return absence_code(services.image.topic(name), index)
 
 
-def _first_error(response: ProduceResponse) -> str:
-    return next(
+def _first_error(response: ProduceResponse) -> str | None:
+    errors = (
         f"{ErrorCode(answer.error_code).name} for partition {answer.index} of {topic.name!r:.300}"
         for topic in response.responses
         for answer in topic.partition_responses
         if answer.error_code
     )
+    return next(errors, None)
 
 
 def _fail(answer: PartitionProduceResponse, code: ErrorCode, message: str | None) -> None:
@@ -314,8 +370,10 @@ def _refuse_all(response: ProduceResponse, request: ProduceRequest, code: ErrorC
         )
 
 
-def _name_leaders(services: Services, response: ProduceResponse) -> None:
+def _name_leaders(services: Services, pending: PendingProduce) -> None:
     """Tell clients that came to the wrong broker where to go."""
+    response = pending.produce_response
+    assert response is not None
     named: set[int] = set()
     for topic in response.responses:
         by_id = topic.topic_id != ZERO_UUID

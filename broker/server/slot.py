@@ -44,6 +44,8 @@ class Slot:
     def deferred_completed(self, deferred: Deferred) -> None:
         deferred.on_complete = None
         self.deferred = None
+        if deferred.refused is not None:
+            self.connection.close(str(deferred.refused))
         self.settle(deferred.response)
 
     def settle(self, response: Any) -> None:

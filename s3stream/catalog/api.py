@@ -54,7 +54,7 @@ class ObjectGone(CatalogError):
 
 
 class BrokerUnavailable(CatalogError):
-    """A broker that is to lead is not alive."""
+    """A broker that is to lead is not alive, or about to stop."""
 
 
 class ObjectsReplaced(CatalogError):
@@ -87,6 +87,8 @@ class BrokerInfo:
     alive: bool
     closed: bool
     fenced: bool = False
+    leaving: bool = False
+    """It is about to stop: it gives away what it leads, and nothing is given to it."""
 
 
 NO_LEADER = -1
@@ -152,12 +154,14 @@ class StreamRange:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """A committed object and those of its ranges that were asked for (sorted by stream id, then offset)."""
+    """A committed object and those of its ranges that were asked for (sorted by stream id, then offset). `shared`: it
+    is a stream set object, of several streams."""
 
     object_id: int
     key: str
     size: int
     ranges: tuple[StreamRange, ...]
+    shared: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +257,9 @@ class Catalog(Protocol):
 
     async def renew_lease(self, node_id: int, broker_epoch: int, lease_ms: int) -> None:
         """A lease that ran out may be renewed as long as nobody fenced the broker. Raises BrokerFenced."""
+
+    async def leave(self, node_id: int, broker_epoch: int) -> None:
+        """This broker is about to stop: from now on it is nobody's target. Raises BrokerFenced."""
 
     async def close_broker(self, node_id: int, broker_epoch: int) -> None:
         """Clean shutdown: streams closed, WAL empty. Ends the lease. Raises CatalogError if a stream is still open."""

@@ -30,6 +30,7 @@ _COLUMNS = (
     brokers.c.wal_url,
     brokers.c.state,
     (brokers.c.lease_end_ms > NowMs()).label("leased"),
+    brokers.c.leaving,
 )
 
 
@@ -101,6 +102,13 @@ def revive(tx: Connection, node_id: int, epoch: int, lease_ms: int) -> None:
     )
     if renewed.rowcount != 1:
         raise BrokerFenced(f"broker {node_id} with epoch {epoch} is not registered any more")
+    record_changes(tx, seq, BROKER_CHANGED, [str(node_id)])
+
+
+def leave(tx: Connection, node_id: int, epoch: int) -> None:
+    seq = begin_change(tx)
+    require_broker(tx, node_id, epoch)
+    tx.execute(update(brokers).where(_is(node_id, epoch)).values(leaving=True))
     record_changes(tx, seq, BROKER_CHANGED, [str(node_id)])
 
 
@@ -210,4 +218,5 @@ def _info(row: Row[tuple[object, ...]]) -> BrokerInfo:
         alive=row.state == ACTIVE and bool(row.leased),
         closed=row.state in (CLOSED, RECOVERED),
         fenced=row.state == FENCED,
+        leaving=bool(row.leaving),
     )

@@ -73,6 +73,9 @@ class SqlCatalog:
         ):
             await self._database.write(lambda tx: brokers.revive(tx, node_id, broker_epoch, lease_ms), idempotent=True)
 
+    async def leave(self, node_id: int, broker_epoch: int) -> None:
+        await self._database.write(lambda tx: brokers.leave(tx, node_id, broker_epoch), idempotent=True)
+
     async def close_broker(self, node_id: int, broker_epoch: int) -> None:
         await self._database.write(lambda tx: brokers.close(tx, node_id, broker_epoch), idempotent=True)
 

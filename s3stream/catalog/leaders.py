@@ -59,6 +59,7 @@ _PLAN = (
     .values(target=bindparam("new_target"), replicas=bindparam("new_replicas"), former_replicas=bindparam("new_former"))
 )
 _ALIVE = select(brokers.c.node_id).where(brokers.c.state == ACTIVE, brokers.c.lease_end_ms > NowMs())
+_CAN_LEAD = _ALIVE.where(brokers.c.leaving.is_not(True))
 _DRAINED = select(configs.c.resource_name).where(
     configs.c.resource_type == "broker",
     configs.c.config_key == DRAINING,
@@ -67,9 +68,9 @@ _DRAINED = select(configs.c.resource_name).where(
 
 
 def set_targets(tx: Connection, targets: Mapping[UUID, Mapping[int, int | None]]) -> int:
-    def plan(info: PartitionInfo, target: int | None, alive: Collection[int]) -> _Plan:
-        if target is not None and target not in alive:
-            raise BrokerUnavailable(f"broker {target} is not alive")
+    def plan(info: PartitionInfo, target: int | None, usable: Collection[int]) -> _Plan:
+        if target is not None and target not in usable:
+            raise BrokerUnavailable(f"broker {target} is not alive, or about to stop")
         wanted = None if target == info.leader else target
         if wanted == info.target:
             return info.target, info.replicas, info.former_replicas
@@ -79,14 +80,14 @@ def set_targets(tx: Connection, targets: Mapping[UUID, Mapping[int, int | None]]
 
 
 def set_replicas(tx: Connection, replicas: Mapping[UUID, Mapping[int, Sequence[int] | None]]) -> int:
-    def plan(info: PartitionInfo, assigned: Sequence[int] | None, alive: Collection[int]) -> _Plan:
+    def plan(info: PartitionInfo, assigned: Sequence[int] | None, usable: Collection[int]) -> _Plan:
         if assigned is None:
             if info.former_replicas is None:
                 return info.target, info.replicas, None
             return None, info.former_replicas, None
         if info.leader in assigned:
             return None, tuple(assigned), None
-        target = next((node_id for node_id in assigned if node_id in alive), None)
+        target = next((node_id for node_id in assigned if node_id in usable), None)
         if target is None:
             raise BrokerUnavailable(f"none of the brokers {', '.join(map(str, assigned))} is alive")
         return target, tuple(assigned), _replicas_before(info)
@@ -104,10 +105,10 @@ def _replicas_before(info: PartitionInfo) -> tuple[int, ...]:
 
 def _plan_each(tx: Connection, wanted: Mapping[UUID, Mapping[int, Any]], plan: Any) -> int:
     seq = begin_change(tx)
-    alive = frozenset(tx.execute(_ALIVE).scalars())
+    usable = frozenset(tx.execute(_CAN_LEAD).scalars())
     planned, topic_ids = [], set()
     for topic_id, info in _load(tx, wanted):
-        target, replicas, former = plan(info, wanted[topic_id][info.index], alive)
+        target, replicas, former = plan(info, wanted[topic_id][info.index], usable)
         if (target, replicas, former) != (info.target, info.replicas, info.former_replicas):
             topic_ids.add(topic_id)
             planned.append(
@@ -130,8 +131,8 @@ def hand_over(
 ) -> dict[UUID, dict[int, PartitionInfo]]:
     seq = begin_change(tx)
     require_broker(tx, node_id, broker_epoch)
-    alive = frozenset(tx.execute(_ALIVE).scalars())
-    given = [(t, p) for t, p in _load(tx, moved) if p.leader == node_id and p.target in alive]
+    usable = frozenset(tx.execute(_CAN_LEAD).scalars())
+    given = [(t, p) for t, p in _load(tx, moved) if p.leader == node_id and p.target in usable]
     _close_streams(tx, broker_epoch, [i for _, p in given for i in (p.log_stream_id, p.state_stream_id)])
     if given:
         tx.execute(_SET_LEADER, [{"topic": t, "index": p.index, "new_leader": p.target} for t, p in given])
@@ -156,11 +157,13 @@ def claim_partitions(tx: Connection, node_id: int, broker_epoch: int, absent: Co
     seq = begin_change(tx)
     require_broker(tx, node_id, broker_epoch)
     # the one that asks lives, whatever its lease
-    alive = {node_id, *(set(tx.execute(_ALIVE).scalars()) - set(absent))}
-    unplanned = _forget_targets(tx, alive)
+    asks = and_(brokers.c.epoch == broker_epoch, brokers.c.leaving.is_not(True))
+    usable = set(tx.execute(_CAN_LEAD).scalars()) - set(absent)
+    usable = usable.union(tx.execute(select(brokers.c.node_id).where(asks)).scalars()) or {node_id}
+    unplanned = _forget_targets(tx, usable)
     claimed = tx.execute(_select_unled(node_id)).all()
     if claimed:
-        heirs = _heirs(tx, alive, [partition_info(row) for row in claimed])
+        heirs = _heirs(tx, usable, [partition_info(row) for row in claimed])
         moves = zip(claimed, heirs, strict=True)
         tx.execute(
             _SET_LEADER,
@@ -200,11 +203,11 @@ def _has_stream_in(stream_ids: Any) -> ColumnElement[bool]:
     return or_(partitions.c.log_stream_id.in_(stream_ids), partitions.c.state_stream_id.in_(stream_ids))
 
 
-def _forget_targets(tx: Connection, alive: Collection[int]) -> Sequence[Row[Any]]:
-    """Give up moves to brokers that are not alive."""
+def _forget_targets(tx: Connection, usable: Collection[int]) -> Sequence[Row[Any]]:
+    """Give up moves to other brokers."""
     return tx.execute(
         update(partitions)
-        .where(partitions.c.target.is_not(None), partitions.c.target.not_in(alive))
+        .where(partitions.c.target.is_not(None), partitions.c.target.not_in(usable))
         .values(
             replicas=case(
                 (partitions.c.former_replicas.is_(None), partitions.c.replicas),
@@ -216,10 +219,10 @@ def _forget_targets(tx: Connection, alive: Collection[int]) -> Sequence[Row[Any]
     ).all()
 
 
-def _heirs(tx: Connection, alive: Collection[int], unled: Sequence[PartitionInfo]) -> list[int]:
+def _heirs(tx: Connection, usable: Collection[int], unled: Sequence[PartitionInfo]) -> list[int]:
     """Who gets each of these partitions, so that what the brokers lead becomes even."""
     drained = {int(name) for name in tx.execute(_DRAINED).scalars() if name}
-    usable = sorted(set(alive) - drained) or sorted(alive)
+    preferred = sorted(set(usable) - drained) or sorted(usable)
     led: Counter[int] = Counter()
     for node_id, count in tx.execute(select(partitions.c.leader, func.count()).group_by(partitions.c.leader)):
         led[node_id] = count
@@ -228,7 +231,7 @@ def _heirs(tx: Connection, alive: Collection[int], unled: Sequence[PartitionInfo
         if info.target is not None:
             heir = info.target
         else:
-            heir = min([each for each in info.replicas if each in usable] or usable, key=led.__getitem__)
+            heir = min([each for each in info.replicas if each in preferred] or preferred, key=led.__getitem__)
         led[heir] += 1
         heirs.append(heir)
     return heirs

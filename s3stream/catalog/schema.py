@@ -44,7 +44,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 """The head of `migrations/versions`. Versions are four digits that count up, so that a newer one can be told."""
 
 ACTIVE, CLOSED, FENCED, RECOVERED = 0, 1, 2, 3
@@ -101,6 +101,7 @@ brokers = Table(
     Column("state", SmallInteger, nullable=False),
     Column("lease_end_ms", BigInteger, nullable=False),
     Column("recoverer_epoch", BigInteger),
+    Column("leaving", Boolean),
 )
 
 topics = Table(

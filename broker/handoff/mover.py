@@ -1,0 +1,315 @@
+"""`Mover`: hands over what this broker leads and the catalog has a target for, whoever set it.
+
+One round at a time, of as many partitions as there are (up to `ROUND_MAX`), so that hundreds cost a few uploads and
+transactions:
+
+1. *prepare*, while all is served: the targets are told, and the tails are uploaded until little is left of them
+2. *hold*: nothing is accepted any more; requests are parked, reads go on
+3. *finish*: the state is saved and the rest uploaded, a write to the log and a PUT
+4. *switch*: one transaction closes the streams and names the new leaders; whoever was parked is sent there
+
+Invariants
+----------
+* Nothing is handed over before all of it is committed in objects.
+* From the call of `hand_over` on nothing of it is accepted here again, until the catalog has said that it has not
+  been handed over. While the catalog does not answer nobody serves it.
+* A round whose upload takes too long is given up: its partitions go on here, and are tried again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from uuid import UUID
+
+import structlog
+
+from broker.cluster.image import MetadataImage
+from broker.partition.partition import Partition
+from broker.partitions import Partitions
+from broker.peers import Peers, PeerUnavailable
+from protocol.messages.announce_leadership import AnnouncedTopic, AnnounceLeadershipRequest
+from s3stream.api import Storage, StorageError
+from s3stream.catalog.api import BrokerFenced, Catalog, CatalogError, Changes, TopicInfo
+
+log = structlog.get_logger()
+
+ROUND_MAX = 200
+"""Partitions of a round: their states are saved, committed and read again while clients wait."""
+PREPARATION_MAX_S = 5.0
+"""How long the targets may take to make ready; they get it anyway."""
+QUICK_UPLOAD_S = 0.05
+PRE_UPLOADS_MAX = 4
+"""Uploads made before the partitions are held: until one was quick, because the last one takes as long."""
+FINISH_MAX_S = 2.0
+"""How long the last upload may take while clients wait."""
+RETRY_MIN_S, RETRY_MAX_S = 1.0, 15.0
+"""Pauses before a move that was given up is tried again."""
+NOT_OPEN_RETRY_S = 0.1
+SWITCH_RETRY_S = 0.05
+
+Key = tuple[UUID, int]
+"""Topic id and partition index."""
+
+
+class _Move:
+    __slots__ = ("not_before", "pause_s", "target")
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.not_before = 0.0
+        self.pause_s = RETRY_MIN_S / 2
+
+
+class Mover:
+    """Follows the image from `start` to `stop`."""
+
+    def __init__(
+        self,
+        node_id: int,
+        broker_epoch: int,
+        catalog: Catalog,
+        image: MetadataImage,
+        partitions: Partitions,
+        storage: Storage,
+        peers: Peers,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._node_id = node_id
+        self._broker_epoch = broker_epoch
+        self._catalog = catalog
+        self._image = image
+        self._partitions = partitions
+        self._storage = storage
+        self._peers = peers
+        self._now_ms = now_ms
+        self._loop = asyncio.get_running_loop()
+        self._moves: dict[Key, _Move] = {}
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._unsubscribe: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        self._unsubscribe = self._image.subscribe(self._changed)
+        for topic in self._image.topics():
+            self._note(topic)
+        self._task = asyncio.create_task(self._run(), name="handoff")
+
+    async def stop(self) -> None:
+        """What is held stays so: the storage closes it. A move that the catalog has done is done."""
+        self._unsubscribe()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    # -- what is to be moved ----------------------------------------------------------------------------------------
+    def _changed(self, changes: Changes) -> None:
+        for topic_id, topic in changes.topics.items():
+            if topic is None:
+                for key in [key for key in self._moves if key[0] == topic_id]:
+                    del self._moves[key]
+            else:
+                self._note(topic)
+        if changes.brokers and self._moves:
+            self._woken.set()
+
+    def _note(self, topic: TopicInfo) -> None:
+        for partition in topic.partitions:
+            key = (topic.topic_id, partition.index)
+            if partition.leader != self._node_id or partition.target is None:
+                self._moves.pop(key, None)
+                continue
+            move = self._moves.get(key)
+            if move is None or move.target != partition.target:
+                self._moves[key] = _Move(partition.target)
+                self._woken.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._woken.clear()
+            due = self._due()
+            if due:
+                try:
+                    await self._round(due)
+                except CatalogError as error:
+                    log.warning("partitions are not handed over, trying again", error=str(error))
+                    self._postpone(due)
+                except Exception:
+                    log.exception("handing over has a defect")
+                    self._postpone(due)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._woken.wait()
+
+    def _due(self) -> dict[Key, int]:
+        """Moves to begin now, with their targets."""
+        now = self._loop.time()
+        due: dict[Key, int] = {}
+        for key, move in self._moves.items():
+            if move.not_before > now:
+                continue
+            if self._partitions.open_partition(*key) is None:
+                move.not_before = now + NOT_OPEN_RETRY_S
+                continue
+            due[key] = move.target
+            if len(due) == ROUND_MAX:
+                break
+        return due
+
+    def _pause(self) -> float | None:
+        if not self._moves:
+            return None
+        return max(0.0, min(move.not_before for move in self._moves.values()) - self._loop.time())
+
+    def _postpone(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            if (move := self._moves.get(key)) is not None:
+                move.pause_s = min(2 * move.pause_s, RETRY_MAX_S)
+                move.not_before = self._loop.time() + move.pause_s
+
+    # -- a round ----------------------------------------------------------------------------------------------------
+    async def _round(self, moves: dict[Key, int]) -> None:
+        usable = {broker.node_id for broker in self._image.brokers() if not broker.leaving} - {self._node_id}
+        lost = [key for key, target in moves.items() if target not in usable]
+        if lost:
+            await self._forget(lost)
+        moves = {key: target for key, target in moves.items() if target in usable}
+        await self._prepare(moves)
+        held = self._hold(moves)
+        if not held:
+            return
+        try:
+            is_finished = await self._finish(held.values())
+        except BaseException:
+            self._go_on(held)
+            raise
+        if not is_finished:
+            self._go_on(held)
+            self._postpone(held)
+            log.warning("partitions go on here: their upload took too long", partitions=len(held))
+            return
+        await self._switch(held, moves)
+
+    async def _forget(self, keys: Iterable[Key]) -> None:
+        """Targets that are not alive."""
+        await self._catalog.set_targets(_by_topic((key, None) for key in keys))
+        await self._image.refresh()
+
+    async def _prepare(self, moves: Mapping[Key, int]) -> None:
+        telling = asyncio.create_task(self._announce(moves, handed_over=False, timeout_s=PREPARATION_MAX_S))
+        try:
+            for _ in range(PRE_UPLOADS_MAX):
+                begun_at = self._loop.time()
+                await self._storage.upload_now()
+                if self._loop.time() - begun_at < QUICK_UPLOAD_S:
+                    break
+            await telling
+        finally:
+            telling.cancel()
+
+    def _hold(self, moves: Mapping[Key, int]) -> dict[Key, Partition]:
+        """Those whose target is still the same."""
+        held = {}
+        for key, target in moves.items():
+            move = self._moves.get(key)
+            partition = self._partitions.open_partition(*key)
+            if move is not None and move.target == target and partition is not None:
+                self._partitions.hold(partition)
+                held[key] = partition
+        return held
+
+    async def _finish(self, held: Iterable[Partition]) -> bool:
+        """Whether all of it is in objects."""
+        now_ms = self._now_ms()
+        try:
+            async with asyncio.timeout(FINISH_MAX_S):
+                for count, partition in enumerate(held, 1):
+                    partition.save(now_ms)
+                    if count % 50 == 0:
+                        await asyncio.sleep(0)
+                await self._storage.upload_now()
+        except (TimeoutError, StorageError):
+            return False
+        return True
+
+    def _go_on(self, held: Mapping[Key, Partition]) -> None:
+        for partition in held.values():
+            self._partitions.go_on(partition)
+
+    async def _switch(self, held: Mapping[Key, Partition], moves: Mapping[Key, int]) -> None:
+        ready = {key: each for key, each in held.items() if _is_committed(each)}
+        unfit = {key: each for key, each in held.items() if key not in ready}
+        self._go_on(unfit)
+        self._postpone(unfit)
+        given = await self._hand_over(ready)
+        if given is None:
+            return
+        done = {key: moves[key] for key in ready if key[1] in given.get(key[0], ())}
+        telling = asyncio.create_task(self._announce(done, handed_over=True, timeout_s=PREPARATION_MAX_S))
+        try:
+            with suppress(CatalogError):
+                # otherwise the image learns of it later, and who is parked waits until then
+                await self._image.refresh()
+            stays = {key: each for key, each in ready.items() if key not in done}
+            self._go_on(stays)
+            self._postpone(stays)
+            if done:
+                log.info("partitions handed over", partitions=len(done), to=sorted(set(done.values())))
+            await telling
+        finally:
+            telling.cancel()
+
+    async def _hand_over(self, ready: Mapping[Key, Partition]) -> Mapping[UUID, Iterable[int]] | None:
+        """What this broker does not lead any more; None: it may not say, and its end is near."""
+        partitions: dict[UUID, list[int]] = {}
+        for topic_id, index in ready:
+            partitions.setdefault(topic_id, []).append(index)
+        while partitions:
+            try:
+                return await self._catalog.hand_over(self._node_id, self._broker_epoch, partitions)
+            except BrokerFenced:
+                return None
+            except CatalogError as error:
+                log.warning("no answer to handing over, asking again", error=str(error))
+            await asyncio.sleep(SWITCH_RETRY_S)
+        return {}
+
+    async def _announce(self, moves: Mapping[Key, int], *, handed_over: bool, timeout_s: float) -> None:
+        """Tell the targets; whether they hear it does not matter."""
+        topics_of: dict[int, dict[UUID, list[int]]] = {}
+        for (topic_id, index), target in moves.items():
+            topics_of.setdefault(target, {}).setdefault(topic_id, []).append(index)
+        answers = [
+            self._peers.call(
+                target,
+                0,
+                AnnounceLeadershipRequest(
+                    node_id=self._node_id,
+                    handed_over=handed_over,
+                    topics=[
+                        AnnouncedTopic(topic_id=topic_id.bytes, partition_indexes=indexes)
+                        for topic_id, indexes in topics.items()
+                    ],
+                ),
+            )
+            for target, topics in topics_of.items()
+        ]
+        if answers:
+            await asyncio.wait(answers, timeout=timeout_s)
+            for answer in answers:
+                if answer.done() and isinstance(error := answer.exception(), PeerUnavailable):
+                    log.info("a broker does not hear of what it is to lead", error=str(error))
+
+
+def _is_committed(partition: Partition) -> bool:
+    return all(stream.committed_offset == stream.next_offset for stream in partition.streams)
+
+
+def _by_topic(targets: Iterable[tuple[Key, int | None]]) -> dict[UUID, dict[int, int | None]]:
+    found: dict[UUID, dict[int, int | None]] = {}
+    for (topic_id, index), target in targets:
+        found.setdefault(topic_id, {})[index] = target
+    return found
