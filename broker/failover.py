@@ -127,7 +127,7 @@ class Failover:
         # those that a newer registration of the same node has replaced, too
         suspects.update((broker.epoch, broker) for broker in await self._catalog.unrecovered())
         now = lease_clock()
-        if now - self._answered_at > self._patience_s:
+        if now - self._answered_at > LOOK_INTERVAL_S + self._patience_s:
             self._leases_count_from = now + self._patience_s
         self._answered_at = now
         for epoch, broker in suspects.items():

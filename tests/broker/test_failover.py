@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from broker.cluster.image import MetadataImage
 from broker.config.broker_config import BrokerConfig
-from broker.failover import Failover
+from broker.failover import LOOK_INTERVAL_S, Failover
 from broker.lease import lease_clock
 from broker.peer_watch import PeerWatch
 from broker.server.turning_away import TurningAway
@@ -497,6 +497,19 @@ async def test_leases_that_ended_while_the_catalog_was_away_may_be_renewed(objec
     assert await cluster.leaders(1) == [9, 9]
     assert await cluster.end_offset(stream_id) == 4
     await cluster.logs[1].close()
+    await survivor.close()
+
+
+async def test_leases_count_however_short_they_are(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    await cluster.serve(1, lease_ms=0)
+    survivor = await cluster.survivor()
+    survivor.failover._patience_s = 0.0
+    clock = [lease_clock()]
+    monkeypatch.setattr("broker.failover.lease_clock", lambda: clock[0])
+    for _ in range(2):
+        clock[0] += LOOK_INTERVAL_S
+        await survivor.look()
+    assert await cluster.leaders(1) == [9, 9]
     await survivor.close()
 
 
