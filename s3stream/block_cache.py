@@ -80,6 +80,11 @@ class BlockReader:
         entry = index.find_timestamp(stream_id, timestamp)
         return None if entry is None else entry.start_offset
 
+    @property
+    def is_loading(self) -> bool:
+        """Requests to the store are under way."""
+        return bool(self._block_loads) or bool(self._index_loads)
+
     def forget(self, object_key: str) -> None:
         """Drop what is cached of an object that has been deleted."""
         self._blocks.forget(object_key)

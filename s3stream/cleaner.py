@@ -51,7 +51,7 @@ class Cleaner:
         removed = 0
         while True:
             found = await self._catalog.abandoned_objects(
-                self._settings.abandoned_age_ms, self._settings.clean_objects_max
+                self._settings.abandoned_age_ms, self._settings.clean_objects_max, self._settings.retired_age_ms
             )
             if found:
                 keys = [key for _, key in found]

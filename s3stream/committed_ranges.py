@@ -3,6 +3,9 @@
 Ranges are contiguous and in order; they are kept in parallel arrays, because a stream that trickles for days has
 hundreds of thousands of them. The first range may begin below the stream's start offset (its object is shared), the
 last one ends at the committed offset.
+
+Compaction replaces runs of ranges by others of the same offsets, while the stream is open. Who is reading goes on in
+the object that they found; it outlives its place here by the time after which the cleaner deletes what was replaced.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ FOLLOWING_MAX = 4
 
 @dataclass(frozen=True, slots=True)
 class ObjectRef:
-    """A committed object, shared by the ranges of all streams that are in it. `size` locates its footer."""
+    """A committed object; `shared`: by several streams. `size` locates its footer."""
 
     object_id: int
     key: str
     size: int
+    shared: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,42 @@ class CommittedRanges:
         for column in (self._starts, self._ends, self._sizes, self._timestamps):
             del column[:count]
         del self._refs[:count]
+
+    def located(self, stream_id: int, start_offset: int, end_offset: int) -> list[tuple[StreamRange, ObjectRef]]:
+        """The ranges that reach into [start, end), with where they are."""
+        first = bisect_right(self._ends, start_offset)
+        return [
+            (self._range(stream_id, i), self._refs[i])
+            for i in range(first, len(self._refs))
+            if self._starts[i] < end_offset
+        ]
+
+    def replace(
+        self, removed: Sequence[tuple[StreamRange, ObjectRef]], added: Sequence[tuple[StreamRange, ObjectRef]]
+    ) -> bool:
+        """Put `added` in the place of `removed`; both are in order and cover the same adjacent offsets, but for what
+        was trimmed. False, and nothing changed, if `removed` is not what is here."""
+        if not removed:
+            return False
+        removed = [each for each in removed if not self._starts or each[0].end_offset > self._starts[0]]
+        if not removed:
+            return True
+        first = bisect_right(self._ends, removed[0][0].start_offset)
+        stop = first + len(removed)
+        here = [(self._range(removed[0][0].stream_id, i), self._refs[i]) for i in range(first, min(stop, len(self)))]
+        if here != list(removed):
+            return False
+        added = [each for each in added if each[0].end_offset > removed[0][0].start_offset]
+        self.size += sum(each.size for each, _ in added) - sum(each.size for each, _ in removed)
+        self._starts[first:stop] = array("q", [each.start_offset for each, _ in added])
+        self._ends[first:stop] = array("q", [each.end_offset for each, _ in added])
+        self._sizes[first:stop] = array("q", [each.size for each, _ in added])
+        self._timestamps[first:stop] = array("q", [each.max_timestamp for each, _ in added])
+        self._refs[first:stop] = [ref for _, ref in added]
+        return True
+
+    def _range(self, stream_id: int, i: int) -> StreamRange:
+        return StreamRange(stream_id, self._starts[i], self._ends[i], self._sizes[i], self._timestamps[i])
 
     def infos(self) -> Sequence[RangeInfo]:
         """A view, to be used before the next await."""

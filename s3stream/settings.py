@@ -24,6 +24,9 @@ class StorageSettings:
     block_size: int = 32 * MIB
     """A block of the log cache, hence a stream set object, is uploaded when it is this large. Larger blocks cost fewer
     PUTs and more memory in flight."""
+    upload_split_size: int = 4 * MIB
+    """A part of a block that is at least this large becomes an object of its own stream, which compaction then need not
+    split."""
     upload_interval_ms: int = 1000
     """... or this old. It bounds the loss window of `durability=wal` on the loss of the disk; one PUT a second and
     broker is about 13 $ a month on S3."""
@@ -49,6 +52,16 @@ class StorageSettings:
     """Between two looks for abandoned and deleted objects."""
     abandoned_age_ms: int = 3_600_000
     """A prepared object that was not committed for so long is an orphan. Far above `object_id_age_max_ms`."""
+    retired_age_ms: int = 600_000
+    """What was trimmed, deleted or replaced by compaction stays in the bucket for so long, for readers that found it
+    before. A reader that comes later looks again."""
+    compaction_interval_ms: int = 5_000
+    """Between two looks for objects to rewrite, while nothing is due."""
+    compaction_rate: int = 32 * MIB
+    """Bytes a second that compaction reads and writes, more when much is due: below what clients read."""
+    set_object_age_ms_max: int = 86_400_000
+    """Set objects are split at this age: until then one may hold what was deleted of one stream, for the sake of
+    another."""
     clean_objects_max: int = 1000
     """Objects removed by one statement; also what one S3 DeleteObjects takes."""
 

@@ -20,9 +20,11 @@ import structlog
 from s3stream.api import InvariantBroken, Pressure, StorageError, Stream, StreamClosed, StreamFailed, StreamFenced
 from s3stream.append_log import AppendLog
 from s3stream.block_cache import BlockReader
-from s3stream.catalog.api import BrokerFenced, Catalog, StreamEpochFenced, StreamInfo, StreamRange
+from s3stream.catalog.api import BrokerFenced, Catalog, StreamEpochFenced, StreamRange
 from s3stream.cleaner import Cleaner
 from s3stream.committed_ranges import CommittedRanges, ObjectRef
+from s3stream.compaction.compactor import Compactor
+from s3stream.compaction.plan import Limits
 from s3stream.group_call import GroupCall
 from s3stream.log_cache import LogCache
 from s3stream.object_ids import ObjectIds
@@ -35,6 +37,9 @@ from s3stream.uploader import Uploader
 from wal.api import Wal, WalError
 
 log = structlog.get_logger()
+
+RELOAD_PAUSE_S = 0.02
+"""Before the ranges of a stream are read again whose last commit is about to be known here."""
 
 
 class S3Storage:
@@ -57,6 +62,7 @@ class S3Storage:
         may_confirm: Callable[[], bool] = lambda: True,
         rng: random.Random | None = None,
         offload: Offload = asyncio.to_thread,
+        limits: Limits | None = None,
     ) -> None:
         settings = settings or StorageSettings()
         self.reader = reader
@@ -82,10 +88,26 @@ class S3Storage:
             self._retry,
             settings.uploads_in_flight_max,
             offload,
+            settings.upload_split_size,
         )
         self._uploader = Uploader(self._cache, self._append_log, pipeline, self._streams, settings)
         self._trims = GroupCall(self._write_trims)
         self._closes = GroupCall(self._write_closes)
+        self.compactor = Compactor(
+            catalog,
+            store,
+            node_id,
+            broker_epoch,
+            self._ids,
+            self._retry,
+            settings,
+            limits or Limits(),
+            reader,
+            self._streams,
+            self.reload_ranges,
+            offload,
+            rng,
+        )
         self._cleaner = Cleaner(catalog, store, settings, reader.forget, rng)
         self._tasks: asyncio.Task[None] | None = None
         self._closing = False
@@ -138,6 +160,7 @@ class S3Storage:
                 group.create_task(self._trims.run())
                 group.create_task(self._closes.run())
                 group.create_task(self._cleaner.run())
+                group.create_task(self.compactor.run())
         except BaseExceptionGroup as errors:
             error = first_error(errors)
             if not isinstance(error, BrokerFenced | StorageError):
@@ -187,22 +210,34 @@ class S3Storage:
         except BrokerFenced as error:
             self._fail(StreamFenced(str(error)))
             raise StreamFenced(str(error)) from error
-        committed = await self._load_ranges(infos)
+        committed = await self._load_ranges({info.stream_id: info.start_offset for info in infos})
         self._check()
         opened = [S3Stream(info, ranges, self._append_log, self) for info, ranges in zip(infos, committed, strict=True)]
         self._streams.update((stream.stream_id, stream) for stream in opened)
         return opened
 
-    async def _load_ranges(self, infos: Iterable[StreamInfo]) -> list[CommittedRanges]:
-        starts = {info.stream_id: info.start_offset for info in infos}
+    async def _load_ranges(self, starts: Mapping[int, int]) -> list[CommittedRanges]:
+        """Of streams (id -> start offset), in this order."""
         found: dict[int, list[tuple[StreamRange, ObjectRef]]] = {stream_id: [] for stream_id in starts}
         objects = await self._retry("load objects", self._catalog.live_objects, list(starts))
         for info in objects:
-            ref = ObjectRef(info.object_id, info.key, info.size)
+            ref = ObjectRef(info.object_id, info.key, info.size, info.shared)
             for part in info.ranges:
                 if part.end_offset > starts[part.stream_id]:
                     found[part.stream_id].append((part, ref))
         return [CommittedRanges.of(found[stream_id]) for stream_id in starts]
+
+    async def reload_ranges(self, stream: S3Stream) -> bool:
+        """Look anew where the stream's committed offsets are: compaction elsewhere may have moved them. True if the
+        stream is still open."""
+        while True:
+            [ranges] = await self._load_ranges({stream.stream_id: stream.start_offset})
+            if self._streams.get(stream.stream_id) is not stream:
+                return False
+            if stream.take_ranges(ranges):
+                return True
+            # an object that is committed, but not known here yet, is merged with others already
+            await asyncio.sleep(RELOAD_PAUSE_S)
 
     async def commit_tail(self, stream: S3Stream, offset: int) -> None:
         """Return when `stream` is committed up to `offset`; does not wait for its block to be full or old."""

@@ -50,6 +50,7 @@ class StreamOwner(Protocol):
     async def commit_tail(self, stream: S3Stream, offset: int) -> None: ...
     async def trim_stream(self, stream: S3Stream, start_offset: int) -> None: ...
     async def close_stream(self, stream: S3Stream) -> None: ...
+    async def reload_ranges(self, stream: S3Stream) -> bool: ...
 
 
 class S3Stream:
@@ -62,6 +63,7 @@ class S3Stream:
         "_refusal",
         "committed",
         "committed_ranges",
+        "compacted_offset",
         "confirmed_offset",
         "durable_offset",
         "epoch",
@@ -86,6 +88,8 @@ class S3Stream:
         self.tail = Tail(info.stream_id, info.epoch, info.end_offset)
         self.committed = Watermark(info.end_offset)
         self.committed_ranges = ranges
+        self.compacted_offset = info.compacted_offset
+        """Up to where the log was compacted by key."""
         self._append_log = append_log
         self._owner = owner
         self._committed_position = 0
@@ -172,25 +176,45 @@ class S3Stream:
                     found.following,
                 )
             except ObjectMissing:
-                # Trimmed or replaced while we read: look again, unless it still counts as the place of this offset.
-                still = self.committed_ranges.find(offset)
-                if offset >= self.start_offset and still is not None and still.ref == found.ref:
+                # Trimmed or replaced while we read, perhaps by another broker: look again, unless it still counts as
+                # the place of this offset.
+                if await self._is_still_at(offset, found.ref):
                     raise
                 continue
             if offset < self.start_offset:
                 continue
             return result
 
+    async def _is_still_at(self, offset: int, ref: ObjectRef) -> bool:
+        if self._holds(offset, ref):
+            await self._owner.reload_ranges(self)
+        return self._holds(offset, ref)
+
+    def _holds(self, offset: int, ref: ObjectRef) -> bool:
+        found = self.committed_ranges.find(offset)
+        return offset >= self.start_offset and found is not None and found.ref == ref
+
     def ranges(self) -> Sequence[RangeInfo]:
         return self.committed_ranges.infos()
 
     async def seek_timestamp(self, timestamp: int) -> int | None:
         tail = self.tail
-        found = self.committed_ranges.find_timestamp(timestamp)
-        if found is not None and found.start_offset < tail.start_offset:
-            offset = await self._owner.reader.seek_timestamp(found.ref.key, found.ref.size, self.stream_id, timestamp)
+        while True:
+            found = self.committed_ranges.find_timestamp(timestamp)
+            if found is None or found.start_offset >= tail.start_offset:
+                break
+            try:
+                offset = await self._owner.reader.seek_timestamp(
+                    found.ref.key, found.ref.size, self.stream_id, timestamp
+                )
+            except ObjectMissing:
+                if await self._is_still_at(max(found.start_offset, self.start_offset), found.ref):
+                    raise
+                continue
             if offset is not None:
-                return max(offset, self.start_offset)
+                # of a set object, a part that begins earlier may count elsewhere by now
+                return max(offset, found.start_offset, self.start_offset)
+            break
         offset = tail.seek_timestamp(timestamp, self.confirmed_offset)
         return None if offset is None else max(offset, self.start_offset)
 
@@ -229,6 +253,18 @@ class S3Stream:
         if self.tail.awaits_commit and self.confirmed_offset < found.end_offset:
             self.confirmed_offset = found.end_offset
             self._append_log.tell(self)
+
+    def take_ranges(self, loaded: CommittedRanges) -> bool:
+        """Go on with ranges as the catalog has them: those of what is committed here, and what was committed since they
+        were loaded. False if the two do not meet at an end of both."""
+        here, end_offset = self.committed_ranges, self.committed.value
+        known = loaded.located(self.stream_id, self.start_offset, end_offset)
+        reached = known[-1][0].end_offset if known else self.start_offset
+        later = here.located(self.stream_id, reached, end_offset)
+        if reached > end_offset or (known and later and later[0][0].start_offset != reached):
+            return False
+        self.committed_ranges = CommittedRanges.of(known + later)
+        return True
 
     def refuse(self, error: StorageError) -> bool:
         """Appends are refused from now on, with an error like this one; the first reason stays. True if it was this."""

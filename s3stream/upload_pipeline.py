@@ -1,7 +1,8 @@
 """From batches to a committed object: register -> build -> PUT -> commit.
 
 PUTs run in parallel, a bounded number of them; commits are made strictly in the order of `submit`, because each range
-has to begin where the stream's committed end is. Building (checksums, indexes) runs off the event loop.
+has to begin where the stream's committed end is. Building (checksums, indexes) runs off the event loop. Large parts
+become objects of their own, all others of what is submitted together one.
 
 What goes wrong is retried for as long as it takes. A commit whose answer was lost is simply made again. Streams that
 somebody else has opened since are left out of the commit, and only they. Everything else that the catalog refuses ends
@@ -11,7 +12,8 @@ the pipeline: BrokerFenced as it is, a gap between offsets as InvariantBroken.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -39,14 +41,13 @@ class Offload(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UploadResult:
-    """`ranges`: what was committed, in order of stream ids. `ref` is None if nothing was."""
+    """`committed`: the ranges and where they are, in order of stream ids for each object."""
 
-    ref: ObjectRef | None
-    ranges: Sequence[StreamRange]
+    committed: Sequence[tuple[StreamRange, ObjectRef]]
     fenced_stream_ids: frozenset[int]
 
 
-NOTHING = UploadResult(None, (), frozenset())
+NOTHING = UploadResult((), frozenset())
 
 Prepare = Callable[[], Awaitable[Sequence[StreamPart]]]
 Committed = Callable[[UploadResult], Awaitable[None]]
@@ -65,6 +66,7 @@ class UploadPipeline:
         retry: Retry,
         in_flight_max: int,
         offload: Offload = asyncio.to_thread,
+        split_size: int = sys.maxsize,
     ) -> None:
         self._catalog = catalog
         self._store = store
@@ -75,6 +77,10 @@ class UploadPipeline:
         self._in_flight_max = in_flight_max
         self._slots = asyncio.Semaphore(in_flight_max)
         self._offload = offload
+        self._split_size = split_size
+        self.bytes_uploaded = 0
+        """What was put and committed, since the start."""
+        self.objects_uploaded = 0
         self._last = asyncio.Event()
         self._last.set()
         self.in_flight = 0
@@ -103,17 +109,45 @@ class UploadPipeline:
         if not parts:
             await before.wait()
             return NOTHING
-        built = await self._offload(lambda: build_object((part.stream_id, list(part.batches)) for part in parts))
-        while True:
-            object_id, key = await self._ids.take()
-            await self._retry("put object", self._store.put, key, built.pieces)
-            await before.wait()
-            try:
-                return await self._commit(parts, built, ObjectRef(object_id, key, built.size))
-            except ObjectGone:
-                log.warning("the upload took so long that its object was given up, uploading again", key=key)
+        groups = list(_groups(parts, self._split_size))
 
-    async def _commit(self, parts: Sequence[StreamPart], built: BuiltObject, ref: ObjectRef) -> UploadResult:
+        def build() -> list[BuiltObject]:
+            return [build_object((part.stream_id, list(part.batches)) for part in group) for group in groups]
+
+        built = await self._offload(build)
+        refs = await asyncio.gather(*map(self._put, built))
+        await before.wait()
+        committed: list[tuple[StreamRange, ObjectRef]] = []
+        fenced: set[int] = set()
+        for group, each, ref in zip(groups, built, refs, strict=True):
+            ranges, ref, lost = await self._commit_or_put_again(group, each, ref)
+            committed += ((found, ref) for found in ranges)
+            fenced |= lost
+        return UploadResult(committed, frozenset(fenced))
+
+    async def _put(self, built: BuiltObject) -> ObjectRef:
+        object_id, key = await self._ids.take()
+        await self._retry("put object", self._store.put, key, built.pieces)
+        self.bytes_uploaded += built.size
+        self.objects_uploaded += 1
+        return ObjectRef(object_id, key, built.size, built.ranges[0].stream_id != built.ranges[-1].stream_id)
+
+    async def _commit_or_put_again(
+        self, parts: Sequence[StreamPart], built: BuiltObject, ref: ObjectRef
+    ) -> tuple[Sequence[StreamRange], ObjectRef, frozenset[int]]:
+        while True:
+            try:
+                ranges, fenced = await self._commit(parts, built, ref)
+            except ObjectGone:
+                log.warning("the upload took so long that its object was given up, uploading again", key=ref.key)
+            else:
+                return ranges, ref, fenced
+            ref = await self._put(built)
+
+    async def _commit(
+        self, parts: Sequence[StreamPart], built: BuiltObject, ref: ObjectRef
+    ) -> tuple[Sequence[StreamRange], frozenset[int]]:
+        """What was committed, and the streams that were left out."""
         ranges = list(built.ranges)
         epochs = {part.stream_id: part.epoch for part in parts}
         fenced: frozenset[int] = frozenset()
@@ -129,7 +163,7 @@ class UploadPipeline:
                     ranges,
                     epochs,
                 )
-                return UploadResult(ref, ranges, fenced)
+                return ranges, fenced
             except OffsetsNotContinuous as error:
                 raise InvariantBroken(f"object {ref.key} does not continue what is committed: {error}") from error
             except StreamEpochFenced as error:
@@ -141,9 +175,21 @@ class UploadPipeline:
             fenced |= lost
             ranges = [found for found in ranges if found.stream_id not in lost]
             epochs = {stream_id: epoch for stream_id, epoch in epochs.items() if stream_id not in lost}
-        return UploadResult(None, (), fenced)
+        return (), fenced
 
     async def _find_fenced(self, epochs: dict[int, int]) -> frozenset[int]:
         infos = await self._retry("look up streams", self._catalog.stream_infos, list(epochs))
         current = {info.stream_id: info.epoch for info in infos if info.open}
         return frozenset(stream_id for stream_id, epoch in epochs.items() if current.get(stream_id) != epoch)
+
+
+def _groups(parts: Sequence[StreamPart], split_size: int) -> Iterator[Sequence[StreamPart]]:
+    """What becomes one object each. Each is in order of stream ids, as `parts` are."""
+    together: list[StreamPart] = []
+    for part in parts:
+        if part.size >= split_size and len(parts) > 1:
+            yield [part]
+        else:
+            together.append(part)
+    if together:
+        yield together

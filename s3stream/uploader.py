@@ -149,15 +149,14 @@ class Uploader:
         for stream_id in result.fenced_stream_ids:
             if (stream := self._streams.get(stream_id)) is not None:
                 stream.fail(StreamFenced(f"stream {stream_id} was opened by somebody else"))
-        if result.ref is not None:
-            by_id = {part.stream_id: part for part in parts}
-            for number, found in enumerate(result.ranges, 1):
-                part = by_id[found.stream_id]
-                stream = self._streams.get(found.stream_id)
-                if stream is not None and stream.epoch == part.epoch:
-                    stream.took_place(part, found, result.ref)
-                if number % _STREAMS_PER_TURN == 0:
-                    await asyncio.sleep(0)
+        by_id = {part.stream_id: part for part in parts}
+        for number, (found, ref) in enumerate(result.committed, 1):
+            part = by_id[found.stream_id]
+            stream = self._streams.get(found.stream_id)
+            if stream is not None and stream.epoch == part.epoch:
+                stream.took_place(part, found, ref)
+            if number % _STREAMS_PER_TURN == 0:
+                await asyncio.sleep(0)
         first = self._uncommitted.popleft()
         assert first is block, "blocks are committed in the order in which they were sealed"
         if self._awaited is block:

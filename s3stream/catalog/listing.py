@@ -6,16 +6,20 @@ the streams: compaction keeps them few.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection, select
 
-from s3stream.catalog.api import ObjectInfo, SetObject
+from s3stream.catalog.api import ObjectInfo, SetObject, StreamRange
 from s3stream.catalog.locks import chunks
 from s3stream.catalog.ranges import decode_live_ranges, decode_ranges
 from s3stream.catalog.schema import COMMITTED, NowMs, objects, streams
 
-_COLUMNS = select(objects.c.object_id, objects.c.object_key, objects.c.size, objects.c.ranges)
+_COLUMNS = select(
+    objects.c.object_id, objects.c.object_key, objects.c.size, objects.c.ranges, objects.c.stream_id.is_(None)
+)
 _SET_OBJECTS = (
     select(
         objects.c.object_id,
@@ -37,7 +41,7 @@ def live_objects(tx: Connection, stream_ids: Sequence[int]) -> list[ObjectInfo]:
     starts = _starts(tx, stream_ids, only_filled=True)
     if not starts:
         return []
-    rows = []
+    rows: list[Any] = []
     for ids in chunks(sorted(starts)):
         rows += tx.execute(_COLUMNS.where(objects.c.stream_id.in_(ids), objects.c.state == COMMITTED)).all()
     rows += tx.execute(
@@ -49,7 +53,8 @@ def live_objects(tx: Connection, stream_ids: Sequence[int]) -> list[ObjectInfo]:
         )
     ).all()
     found = (
-        ObjectInfo(object_id, key, size, decode_live_ranges(value, starts)) for object_id, key, size, value in rows
+        ObjectInfo(object_id, key, size, decode_live_ranges(value, starts), bool(shared))
+        for object_id, key, size, value, shared in rows
     )
     return sorted((info for info in found if info.ranges), key=lambda info: info.object_id)
 
@@ -62,20 +67,16 @@ def object_ranges(tx: Connection, object_ids: Sequence[int]) -> list[ObjectInfo]
     """Of those that are still committed, their ranges that are live; by object id."""
     held = []
     for ids in chunks(sorted(object_ids)):
-        for object_id, key, size, value in tx.execute(
+        for object_id, key, size, value, shared in tx.execute(
             _COLUMNS.where(objects.c.object_id.in_(ids), objects.c.state == COMMITTED).order_by(objects.c.object_id)
         ):
-            held.append(ObjectInfo(object_id, key, size, decode_ranges(value)))
+            held.append(ObjectInfo(object_id, key, size, decode_ranges(value), bool(shared)))
     starts = _starts(tx, sorted({each.stream_id for info in held for each in info.ranges}), only_filled=False)
-    return [
-        ObjectInfo(
-            info.object_id,
-            info.key,
-            info.size,
-            tuple(each for each in info.ranges if each.end_offset > starts.get(each.stream_id, each.end_offset)),
-        )
-        for info in held
-    ]
+    return [replace(info, ranges=tuple(each for each in info.ranges if _is_live(each, starts))) for info in held]
+
+
+def _is_live(each: StreamRange, starts: Mapping[int, int]) -> bool:
+    return each.end_offset > starts.get(each.stream_id, each.end_offset)
 
 
 def _starts(tx: Connection, stream_ids: Sequence[int], *, only_filled: bool) -> dict[int, int]:

@@ -115,6 +115,16 @@ class Block:
     def first_batch_size(self) -> int:
         return self._positions[1] if len(self._positions) > 1 else len(self.payload)
 
+    def batches(self) -> list[tuple[int, int, memoryview]]:
+        """(base offset, offset count, data) of each."""
+        start, payload = self.start_offset, self.payload
+        offsets = [*self._offsets, self.end_offset - start]
+        positions = [*self._positions, len(payload)]
+        return [
+            (start + offsets[i], offsets[i + 1] - offsets[i], payload[positions[i] : positions[i + 1]])
+            for i in range(len(self._offsets))
+        ]
+
     def slice(self, offset: int, max_size: int, end_offset: int) -> tuple[memoryview, int]:
         """The batches from the one that contains `offset` on, and the offset after the last one.
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from s3stream.catalog.api import (
     BrokerFenced,
     CatalogError,
+    NewObject,
     ObjectGone,
     ObjectInfo,
+    ObjectsReplaced,
     OffsetsNotContinuous,
+    SetObject,
     StreamEpochFenced,
     StreamInfo,
     StreamRange,
@@ -25,6 +28,11 @@ class _Object:
     state: str = "prepared"
     size: int = 0
     ranges: list[StreamRange] = field(default_factory=list)
+    generation: int = 0
+
+    @property
+    def shared(self) -> bool:
+        return len({part.stream_id for part in self.ranges}) > 1
 
 
 class MemoryCatalog:
@@ -38,6 +46,7 @@ class MemoryCatalog:
         self.owners: dict[int, tuple[int, int]] = {}
         self.objects: dict[int, _Object] = {}
         self.commit_count = 0
+        self.replace_count = 0
         self._next_epoch = 1
         self._next_object = 1
 
@@ -127,8 +136,80 @@ class MemoryCatalog:
         for object_id, found in self.objects.items():
             ranges = tuple(part for part in found.ranges if part.stream_id in wanted and self._is_live(part))
             if found.state == "committed" and ranges:
-                infos.append(ObjectInfo(object_id, found.key, found.size, ranges))
+                infos.append(ObjectInfo(object_id, found.key, found.size, tuple(sorted(ranges)), found.shared))
         return infos
+
+    async def set_objects(self) -> list[SetObject]:
+        return [
+            SetObject(
+                object_id,
+                found.key,
+                found.size,
+                found.node[0],
+                found.generation,
+                min(part.stream_id for part in found.ranges),
+                max(part.stream_id for part in found.ranges),
+                0,
+            )
+            for object_id, found in self.objects.items()
+            if found.state == "committed" and found.shared
+        ]
+
+    async def object_ranges(self, object_ids: Sequence[int]) -> list[ObjectInfo]:
+        infos = []
+        for object_id in object_ids:
+            found = self.objects.get(object_id)
+            if found is not None and found.state == "committed":
+                ranges = tuple(sorted(filter(self._is_live, found.ranges)))
+                infos.append(ObjectInfo(object_id, found.key, found.size, ranges, found.shared))
+        return infos
+
+    async def replace_objects(
+        self,
+        node_id: int,
+        broker_epoch: int,
+        removed: Mapping[int, Sequence[StreamRange]],
+        added: Sequence[NewObject],
+        compacted: Mapping[int, tuple[int, int]] | None = None,
+    ) -> None:
+        self._check_broker(node_id, broker_epoch)
+        states = {self.objects[new.object_id].state if new.object_id in self.objects else None for new in added}
+        if "committed" in states:
+            return
+        if states != {"prepared"}:
+            raise ObjectGone(str(added))
+        for stream_id, (epoch, _) in (compacted or {}).items():
+            if self.streams[stream_id].epoch != epoch or self.owners[stream_id] != (node_id, broker_epoch):
+                raise StreamEpochFenced(str(stream_id))
+        for object_id, parts in removed.items():
+            found = self.objects.get(object_id)
+            if found is None or found.state != "committed" or not set(found.ranges).issuperset(parts):
+                raise ObjectsReplaced(str(object_id))
+        before = self._offsets(part for parts in removed.values() for part in parts)
+        after = self._offsets(part for new in added for part in new.ranges)
+        if before != after:
+            raise OffsetsNotContinuous(f"{before} would become {after}")
+        for object_id, parts in removed.items():
+            found = self.objects[object_id]
+            found.ranges = [part for part in found.ranges if part not in parts]
+            if not any(map(self._is_live, found.ranges)):
+                found.state = "retired"
+        for new in added:
+            found = self.objects[new.object_id]
+            found.state, found.size, found.ranges = "committed", new.size, list(new.ranges)
+            found.generation = new.generation
+        for stream_id, (_, offset) in (compacted or {}).items():
+            self.streams[stream_id] = replace(self.streams[stream_id], compacted_offset=offset)
+        self.replace_count += 1
+
+    def _offsets(self, parts: Iterable[StreamRange]) -> list[tuple[int, int]]:
+        """Every live offset, once for each time it is there."""
+        return sorted(
+            (part.stream_id, offset)
+            for part in parts
+            if part.stream_id in self.streams
+            for offset in range(max(part.start_offset, self.streams[part.stream_id].start_offset), part.end_offset)
+        )
 
     async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:
         self._check_broker(node_id, broker_epoch)
@@ -171,7 +252,9 @@ class MemoryCatalog:
             if owner == (node_id, epoch) and stream_id in self.streams:
                 self.streams[stream_id] = replace(self.streams[stream_id], open=False, node_id=None)
 
-    async def abandoned_objects(self, older_than_ms: int, limit: int) -> list[tuple[int, str]]:
+    async def abandoned_objects(
+        self, older_than_ms: int, limit: int, retired_older_than_ms: int | None = None
+    ) -> list[tuple[int, str]]:
         """Ages are not simulated: prepared objects of fenced brokers, and what nobody reads."""
         found = []
         for object_id, entry in self.objects.items():

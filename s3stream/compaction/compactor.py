@@ -1,0 +1,261 @@
+"""`Compactor`: when objects are rewritten, and the commit that makes it true.
+
+One job at a time, in the background of a storage. A job that fails (the store, a conflict with somebody else's work)
+changed nothing: it is planned anew at the next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from s3stream.api import ObjectCorrupt
+from s3stream.block_cache import BlockReader
+from s3stream.catalog.api import (
+    BrokerFenced,
+    Catalog,
+    CatalogError,
+    ObjectGone,
+    ObjectsReplaced,
+    OffsetsNotContinuous,
+    StreamEpochFenced,
+)
+from s3stream.committed_ranges import ObjectRef
+from s3stream.compaction.plan import Limits, plan_merge, plan_sets
+from s3stream.compaction.replacement import Located, Replacement
+from s3stream.compaction.sets import SetRewriting
+from s3stream.compaction.source import ObjectSource
+from s3stream.compaction.streams import BatchFilter, StreamReader, filtered, merge
+from s3stream.compaction.target import Uploads
+from s3stream.compaction.throttle import Throttle
+from s3stream.object.writer import Batch
+from s3stream.object_ids import ObjectIds
+from s3stream.objectstore.api import ObjectStore, StoreError
+from s3stream.retry import Retry
+from s3stream.settings import StorageSettings
+from s3stream.stream import S3Stream
+from s3stream.upload_pipeline import Offload
+
+log = structlog.get_logger()
+
+MERGE_COUNT_MIN = 2
+LOOKS_PER_TURN = 1000
+"""Streams that are looked at before the event loop gets its turn."""
+_CONFLICTS = (ObjectsReplaced, ObjectGone, OffsetsNotContinuous, StreamEpochFenced)
+
+
+@dataclass(slots=True)
+class CompactionStats:
+    """Since the start. `conflicts`: jobs whose inputs were somebody else's by then."""
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+    objects_written: int = 0
+    ranges_replaced: int = 0
+    conflicts: int = 0
+    failures: int = 0
+
+
+class Compactor:
+    """`streams` is the storage's mapping of those that are open; `reload` gets a stream's ranges anew."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: ObjectStore,
+        node_id: int,
+        broker_epoch: int,
+        ids: ObjectIds,
+        retry: Retry,
+        settings: StorageSettings,
+        limits: Limits,
+        reader: BlockReader,
+        streams: Mapping[int, S3Stream],
+        reload: Callable[[S3Stream], Awaitable[bool]],
+        offload: Offload,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.adopts: Callable[[int], bool] = lambda uploader: uploader == node_id
+        """Whether the set objects that this node uploaded are to be rewritten here."""
+        self.stats = CompactionStats()
+        self._catalog = catalog
+        self._store = store
+        self._node_id = node_id
+        self._broker_epoch = broker_epoch
+        self._ids = ids
+        self._retry = retry
+        self._settings = settings
+        self._limits = limits
+        self._streams = streams
+        self._reload = reload
+        self._offload = offload
+        self._rng = rng or random.Random()
+        self._throttle = Throttle(settings.compaction_rate, lambda: reader.is_loading)
+        self._looked_at: dict[int, tuple[int, int]] = {}
+        """Stream id -> epoch and number of ranges when there was nothing to merge."""
+        self._busy: set[int] = set()
+        """Streams that are being rewritten."""
+
+    async def run(self) -> None:
+        """Until cancelled. Raises BrokerFenced."""
+        while True:
+            await asyncio.sleep(self._settings.compaction_interval_ms / 1000 * self._rng.uniform(0.5, 1.5))
+            while await self._attempt():
+                pass
+
+    async def _attempt(self) -> bool:
+        """Do what is due most; False if nothing is, or it did not work."""
+        try:
+            return await self.compact()
+        except BrokerFenced:
+            raise
+        except (StoreError, CatalogError, ObjectCorrupt) as error:
+            self.stats.failures += 1
+            log.warning("compaction failed, will try again", error=str(error))
+            return False
+
+    async def compact(self) -> bool:
+        """One job; False if nothing is due. Raises StoreError, CatalogError, ObjectCorrupt."""
+        return await self._compact_sets() or await self._merge_any()
+
+    # -- set objects ---------------------------------------------------------------------------------------------------
+
+    async def _compact_sets(self) -> bool:
+        sets = [each for each in await self._catalog.set_objects() if self.adopts(each.node_id)]
+        plan = plan_sets(sets, self._limits, self._settings.set_object_age_ms_max)
+        if plan is None:
+            self._throttle.urgency = 1.0
+            return False
+        self._throttle.urgency = plan.urgency
+        infos = await self._catalog.object_ranges([each.object_id for each in plan.sources])
+        infos = [info for info in infos if info.ranges]
+        if not infos:
+            return False  # dead all of them, and retired by the cleaner
+        refs = [ObjectRef(info.object_id, info.key, info.size, info.shared) for info in infos]
+        sources = [ObjectSource(self._store, ref, self._throttle, self._offload) for ref in refs]
+        uploads = self._uploads()
+        try:
+            done = await self._replace(await SetRewriting(plan, infos, sources, uploads, self._limits).run())
+        finally:
+            self._count(sum(source.bytes_read for source in sources), uploads)
+        return done
+
+    # -- ranges of streams ---------------------------------------------------------------------------------------------
+
+    async def _merge_any(self) -> bool:
+        for number, stream in enumerate(list(self._streams.values()), 1):
+            if number % LOOKS_PER_TURN == 0:
+                await asyncio.sleep(0)
+            key = (stream.epoch, len(stream.committed_ranges))
+            if key[1] < MERGE_COUNT_MIN or self._looked_at.get(stream.stream_id) == key:
+                continue
+            if self._streams.get(stream.stream_id) is not stream or stream.stream_id in self._busy:
+                continue
+            located = stream.committed_ranges.located(stream.stream_id, stream.start_offset, stream.committed_offset)
+            sizes = [each.size for each, _ in located]
+            found = plan_merge(sizes, [not ref.shared for _, ref in located], self._limits)
+            if found is None:
+                self._looked_at[stream.stream_id] = key
+            elif await self._merge(stream, located[found[0] : found[1]]):
+                return True
+        if len(self._looked_at) > 2 * len(self._streams):
+            self._looked_at = {key: value for key, value in self._looked_at.items() if key in self._streams}
+        return False
+
+    async def _merge(self, stream: S3Stream, located: Sequence[Located]) -> bool:
+        with self._working_on(stream) as (reader, uploads):
+            return await self._replace(await merge(stream.stream_id, located, reader, uploads))
+
+    async def rewrite(
+        self, stream: S3Stream, end_offset: int, batch_filter: BatchFilter, compacted_offset: int
+    ) -> bool:
+        """Send the stream's committed ranges below `end_offset` through the filter; False if others are at work on it.
+
+        Each step moves the stream's compacted offset, up to `compacted_offset`. What was committed before a conflict or
+        an error stays. Raises StoreError, CatalogError, ObjectCorrupt, and what the filter raises.
+        """
+        if stream.stream_id in self._busy:
+            return False
+        located = stream.committed_ranges.located(stream.stream_id, stream.start_offset, end_offset)
+        with self._working_on(stream) as (reader, uploads):
+            async for step in filtered(
+                stream.stream_id, located, batch_filter, reader, uploads, self._limits.target_size
+            ):
+                reached = min(step.removed[-1][0].end_offset, compacted_offset)
+                moved = reached if reached > stream.compacted_offset else None
+                if not await self._replace(step, stream, moved):
+                    return False
+        return True
+
+    async def read(self, stream: S3Stream, start_offset: int, end_offset: int) -> AsyncIterator[list[Batch]]:
+        """The committed batches of these offsets, and what shares a block with them. Raises StoreError,
+        ObjectCorrupt."""
+        located = stream.committed_ranges.located(stream.stream_id, start_offset, end_offset)
+        reader = StreamReader(self._store, self._throttle, self._offload)
+        try:
+            async for batches in reader.chunks(located):
+                yield batches
+        finally:
+            self.stats.bytes_read += reader.bytes_read
+
+    @contextmanager
+    def _working_on(self, stream: S3Stream) -> Iterator[tuple[StreamReader, Uploads]]:
+        self._busy.add(stream.stream_id)
+        reader, uploads = StreamReader(self._store, self._throttle, self._offload), self._uploads()
+        try:
+            yield reader, uploads
+        finally:
+            self._busy.discard(stream.stream_id)
+            self._count(reader.bytes_read, uploads)
+
+    # -- commit --------------------------------------------------------------------------------------------------------
+
+    async def _replace(
+        self, replacement: Replacement, stream: S3Stream | None = None, compacted_offset: int | None = None
+    ) -> bool:
+        """Commit, and show the open streams. False if somebody else was there first."""
+        compacted = {}
+        if stream is not None and compacted_offset is not None:
+            compacted[stream.stream_id] = (stream.epoch, compacted_offset)
+        try:
+            await self._retry(
+                "replace objects",
+                self._catalog.replace_objects,
+                self._node_id,
+                self._broker_epoch,
+                replacement.by_object(),
+                [new for new, _ in replacement.added],
+                compacted,
+            )
+        except _CONFLICTS as error:
+            self.stats.conflicts += 1
+            log.info("compaction came second", reason=type(error).__name__, error=str(error))
+            await self._catch_up(replacement)
+            return False
+        self.stats.ranges_replaced += len(replacement.removed)
+        if stream is not None and compacted_offset is not None:
+            stream.compacted_offset = compacted_offset
+        for number, (stream_id, removed, added) in enumerate(replacement.runs(), 1):
+            if (shown := self._streams.get(stream_id)) is not None:
+                shown.committed_ranges.replace(removed, added)
+            if number % LOOKS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        return True
+
+    async def _catch_up(self, replacement: Replacement) -> None:
+        for stream_id in {each.stream_id for each, _ in replacement.removed}:
+            if (stream := self._streams.get(stream_id)) is not None:
+                await self._reload(stream)
+
+    def _uploads(self) -> Uploads:
+        return Uploads(self._store, self._ids, self._throttle, self._offload)
+
+    def _count(self, bytes_read: int, uploads: Uploads) -> None:
+        self.stats.bytes_read += bytes_read
+        self.stats.bytes_written += uploads.bytes_written
+        self.stats.objects_written += uploads.count
