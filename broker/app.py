@@ -26,6 +26,8 @@ from typing import Any
 import structlog
 
 from broker import handlers
+from broker.balance.balancer import Balancer
+from broker.balance.load import LoadMeter
 from broker.cluster.image import MetadataImage
 from broker.cluster.topics import TopicAdmin
 from broker.config.broker_config import BrokerConfig
@@ -216,6 +218,8 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         )
         mover.start()
         stack.push_async_callback(mover.stop)
+        services.balancer.start()
+        stack.push_async_callback(services.balancer.stop)
         stack.push_async_callback(_leave, settings.node_id, epoch, catalog, services.image, ending)
         yield RunningBroker(address, services, server)
 
@@ -362,6 +366,9 @@ async def _open_services(
     retention = Retention(partitions, config, now_ms)
     retention.start()
     stack.push_async_callback(retention.stop)
+    load_meter = LoadMeter(partitions.all)
+    load_meter.start()
+    stack.push_async_callback(load_meter.stop)
     return Services(
         node_id=settings.node_id,
         config=config,
@@ -375,6 +382,8 @@ async def _open_services(
         fetch_sessions=FetchSessions(config.max_incremental_fetch_session_cache_slots),
         producer_ids=producer_ids,
         peers=peers,
+        load_meter=load_meter,
+        balancer=Balancer(image, catalog, peers, config),
         verification=Verification(
             peers,
             transactions.coordinator,

@@ -10,6 +10,8 @@ from broker.fetch_memory import FetchMemory
 from s3stream.settings import FETCH_MEMORY_MAX
 
 if TYPE_CHECKING:
+    from broker.balance.balancer import Balancer
+    from broker.balance.load import LoadMeter
     from broker.cluster.image import MetadataImage
     from broker.cluster.topics import TopicAdmin
     from broker.config.broker_config import BrokerConfig
@@ -45,6 +47,8 @@ class Services:
     producer_ids: ProducerIds
     peers: Peers
     """Requests to brokers by node id, to this one as well."""
+    load_meter: LoadMeter
+    balancer: Balancer
     verification: Verification
     """Of the partitions that producers write to in transactions."""
     now_ms: Callable[[], int]

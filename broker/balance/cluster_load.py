@@ -47,7 +47,7 @@ class ClusterLoad:
         if target is not None:
             self.moving_count += 1
         elif leader in self.brokers:
-            self.movable[leader][partition.topic_id, partition.index] = partition
+            self.movable[leader][partition.key] = partition
         if place in self.brokers:
             self._count(partition, place, 1)
 
@@ -62,7 +62,7 @@ class ClusterLoad:
     def _share_out_cpu(self, partitions: Iterable[PartitionState]) -> list[PartitionState]:
         """A partition costs what it has to do, at the average of all brokers; `_factors` says how much dearer the same
         is at one broker. What that does besides says little of its partitions, hence the bounds."""
-        listed = sorted(partitions, key=lambda each: (each.topic_id, each.index))
+        listed = sorted(partitions, key=lambda each: each.key)
         weights: defaultdict[int, float] = defaultdict(float)
         for each in listed:
             weights[each.leader] += _weight(each.load)
@@ -120,7 +120,7 @@ class ClusterLoad:
 
     # -- moves --------------------------------------------------------------------------------------------------------
     def move(self, partition: PartitionState, target: int) -> None:
-        del self.movable[partition.leader][partition.topic_id, partition.index]
+        del self.movable[partition.leader][partition.key]
         self._count(partition, partition.leader, -1)
         self._count(partition, target, 1)
 

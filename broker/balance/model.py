@@ -39,12 +39,16 @@ class PartitionState(NamedTuple):
     has not moved for a while. The `cpu` of its load is not known, hence not looked at."""
 
     topic_id: UUID
-    index: int
+    partition_index: int
     leader: int
     target: int | None = None
     replicas: tuple[int, ...] = ()
     settled: bool = True
     load: Load = IDLE
+
+    @property
+    def key(self) -> Key:
+        return self.topic_id, self.partition_index
 
 
 class Bounds(NamedTuple):
@@ -67,7 +71,7 @@ class Goal(IntEnum):
 
 class Move(NamedTuple):
     topic_id: UUID
-    index: int
+    partition_index: int
     source: int
     target: int
     goal: Goal
@@ -75,4 +79,4 @@ class Move(NamedTuple):
 
     @property
     def key(self) -> Key:
-        return self.topic_id, self.index
+        return self.topic_id, self.partition_index

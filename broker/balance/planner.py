@@ -69,7 +69,7 @@ def _drain(cluster: ClusterLoad) -> Iterator[Move]:
 def _busiest_first(cluster: ClusterLoad, partitions: Iterable[PartitionState]) -> list[PartitionState]:
     def order(partition: PartitionState) -> tuple[object, ...]:
         share = max(partition.load[each] / cluster.scales[each] for each in DIMENSIONS)
-        return -share, partition.topic_id, partition.index
+        return -share, partition.key
 
     return sorted(partitions, key=order)
 
@@ -142,7 +142,7 @@ def _best_for_counts(cluster: ClusterLoad, source: int, target: int) -> Partitio
         return None
     first = order(best[0])
     equal = [each for each in best if order(each) == first]
-    return min(equal, key=lambda each: (cluster.unevenness(source, target, each.load), each.topic_id, each.index))
+    return min(equal, key=lambda each: (cluster.unevenness(source, target, each.load), each.key))
 
 
 # -- 4: load ----------------------------------------------------------------------------------------------------------
@@ -228,9 +228,7 @@ def _candidates(
 ) -> list[PartitionState]:
     sign = -1 if busiest else 1
     usable = (each for each in cluster.movable[source].values() if each.settled and cluster.may_be_at(each, target))
-    return heapq.nsmallest(
-        CANDIDATES_MAX, usable, key=lambda each: (sign * each.load[dimension], each.topic_id, each.index)
-    )
+    return heapq.nsmallest(CANDIDATES_MAX, usable, key=lambda each: (sign * each.load[dimension], each.key))
 
 
 def _leaves_counts_even(cluster: ClusterLoad, bounds: Bounds, source: int, target: int) -> bool:
@@ -245,7 +243,7 @@ def _leaves_counts_even(cluster: ClusterLoad, bounds: Bounds, source: int, targe
 # -- moves ------------------------------------------------------------------------------------------------------------
 def _moved(cluster: ClusterLoad, partition: PartitionState, target: int, goal: Goal, reason: str) -> Move:
     cluster.move(partition, target)
-    return Move(partition.topic_id, partition.index, partition.leader, target, goal, reason)
+    return Move(partition.key, partition.leader, target, goal, reason)
 
 
 def _amount(dimension: int, value: float) -> str:

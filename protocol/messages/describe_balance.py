@@ -2,7 +2,7 @@
 
 Any broker can be asked; `balancer_id` is the one that balances, and the only one that knows why what it moves is under
 way. Rates are per second, `cpu` is in cores; -1 if the broker did not say. `state` is one of active, draining, drained,
-unreachable, stopped, failed. `planned` is what would be moved next.
+stopping, unreachable, stopped, failed. `planned` is what would be moved next.
 """
 
 from __future__ import annotations

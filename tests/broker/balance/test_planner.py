@@ -31,9 +31,7 @@ def brokers(*node_ids: int, draining: tuple[int, ...] = ()) -> list[BrokerState]
 
 def carried_out(partitions: list[PartitionState], moves: list[Move]) -> list[PartitionState]:
     targets = {move.key: move.target for move in moves}
-    return [
-        each._replace(leader=targets.get((each.topic_id, each.index), each.leader), target=None) for each in partitions
-    ]
+    return [each._replace(leader=targets.get(each.key, each.leader), target=None) for each in partitions]
 
 
 def led(partitions: list[PartitionState]) -> Counter[int]:
@@ -101,7 +99,7 @@ def test_what_is_planned_may_be_done(case: tuple[list[BrokerState], list[Partiti
     assert len(moves) <= max(0, moves_max - moving)
     assert len({move.key for move in moves}) == len(moves)
     by_id = {each.node_id: each for each in states}
-    by_key = {(each.topic_id, each.index): each for each in partitions}
+    by_key = {each.key: each for each in partitions}
     for move in moves:
         partition = by_key[move.key]
         assert partition.target is None
@@ -220,7 +218,7 @@ def test_what_is_busiest_leaves_a_draining_broker_first_for_the_least_busy() -> 
         PartitionState(topic(1), 3, 2, load=Load(bytes_in=9 * MB)),
     ]
     moves = plan(brokers(1, 2, 3, draining=(2,)), partitions, BOUNDS)
-    assert [(move.index, move.target) for move in moves] == [(3, 3), (2, 1)]
+    assert [(move.partition_index, move.target) for move in moves] == [(3, 3), (2, 1)]
 
 
 def test_a_drain_works_when_balancing_is_switched_off_and_nothing_else_does() -> None:

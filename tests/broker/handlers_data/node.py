@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
+from broker.balance.load import LoadMeter
 from broker.cluster.image import MetadataImage
 from broker.config.broker_config import BrokerConfig
 from broker.fetch_sessions import FetchSessions
@@ -78,6 +79,8 @@ class Node:
             fetch_sessions=self.sessions,
             producer_ids=self.producer_ids,
             peers=Peers(self.image),
+            load_meter=LoadMeter(self.partitions.all),
+            balancer=SimpleNamespace(),  # type: ignore[arg-type]
             verification=Verification(
                 Peers(self.image), lambda transactional_id: None, retry_backoff_ms=20, retry_max_ms=100
             ),

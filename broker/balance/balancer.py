@@ -1,0 +1,236 @@
+"""`Balancer`: looks at the cluster, plans, and says where partitions go; their leaders carry it out (`target`).
+
+Every broker has one; that at the alive broker with the smallest id acts. Two that act at once, because they disagree
+about who is alive, only overwrite each other's plans: a move is a wish in the catalog, and its leader carries out one
+at a time.
+
+It looks at once when brokers come, go, or are to be drained, and when moves have been made; else every few seconds.
+Moves for the sake of load are made when a look after a while says the same, so that a burst moves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from broker.balance.history import MoveHistory
+from broker.balance.model import IDLE, Bounds, BrokerState, Goal, Key, Load, Move, PartitionState
+from broker.balance.newcomers import Newcomers
+from broker.balance.planner import plan
+from broker.cluster.image import MetadataImage
+from broker.config.broker_config import BrokerConfig
+from protocol.messages.describe_load import DescribeLoadRequest, DescribeLoadResponse
+from protocol.types import Message
+from s3stream.catalog.api import CatalogError, Changes
+
+log = structlog.get_logger()
+
+LOOK_INTERVAL_S = 5.0
+PAUSE_S = 0.2
+"""Between two looks, whatever happens."""
+_EFFORT_MAX = 0.1
+"""Of the time may be spent on planning."""
+SILENT_PAUSE_S = 0.5
+"""Before the next look while a broker does not answer, as one that is starting."""
+LOAD_PATIENCE_S = 12.0
+"""How long brokers have to be uneven before partitions move for it."""
+ANSWER_TIMEOUT_S = 2.0
+_PARTITIONS_PER_TURN = 1000
+
+
+class Asker(Protocol):
+    """What is needed of `broker.peers.Peers`."""
+
+    def call(self, node_id: int, api_version: int, request: Message) -> asyncio.Future[DescribeLoadResponse]: ...
+
+
+class Mover(Protocol):
+    """What is needed of the catalog."""
+
+    async def set_targets(self, targets: Mapping[UUID, Mapping[int, int | None]]) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The cluster as one look found it. `loads`: node id -> what an alive broker has to do, if it said."""
+
+    brokers: Sequence[BrokerState]
+    partitions: Sequence[PartitionState]
+    loads: Mapping[int, DescribeLoadResponse]
+
+
+class Balancer:
+    """Background work between `start` and `stop`; `clock` in seconds."""
+
+    def __init__(
+        self,
+        image: MetadataImage,
+        catalog: Mover,
+        peers: Asker,
+        config: BrokerConfig,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._image = image
+        self._catalog = catalog
+        self._peers = peers
+        self._config = config
+        self._clock = clock or asyncio.get_running_loop().time
+        self._newcomers = Newcomers()
+        self._history = MoveHistory(image.topics())
+        self._woken = asyncio.Event()
+        self._uneven_since: float | None = None
+        self._effort_s = 0.0
+        self.asked_for: dict[Key, Move] = {}
+        """Moves that this broker has asked for and that are not made yet."""
+        self._task: asyncio.Task[None] | None = None
+        self._unsubscribe = image.subscribe(self._changed)
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="balancer")
+
+    async def stop(self) -> None:
+        self._unsubscribe()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    @property
+    def enabled(self) -> bool:
+        return self._config.auto_leader_rebalance_enable
+
+    @property
+    def acts(self) -> bool:
+        """It is this broker that balances."""
+        return self._image.controller_id == self._image.node_id
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+    async def look(self) -> Picture:
+        loads = await self._ask_for_loads()
+        now_s = self._clock()
+        draining = self._image.draining()
+        receivers = {each.node_id for each in self._image.receivers()}
+        brokers = []
+        for each in self._image.brokers():
+            answer = loads.get(each.node_id)
+            load = None
+            if answer is not None:
+                load = Load(answer.bytes_in, answer.bytes_out, answer.requests, answer.cpu)
+            trusted = load is not None and self._newcomers.is_trusted(each.node_id, now_s)
+            accepts = trusted and each.node_id in receivers
+            brokers.append(BrokerState(each.node_id, each.node_id in draining, accepts, load))
+        return Picture(brokers, await self._partitions(loads, now_s), loads)
+
+    async def plan(self, picture: Picture) -> list[Move]:
+        """What should be moved next. In a thread, because of many partitions it takes a while."""
+        bounds = Bounds(
+            partitions_percentage=self._config.tailrace_balance_partitions_percentage,
+            load_percentage=self._config.tailrace_balance_load_percentage,
+            moves_max=self._config.tailrace_balance_moves_max,
+            only_drain=not self.enabled,
+        )
+        started = self._clock()
+        moves = await asyncio.to_thread(plan, picture.brokers, picture.partitions, bounds)
+        self._effort_s = self._clock() - started
+        return moves
+
+    async def _ask_for_loads(self) -> dict[int, DescribeLoadResponse]:
+        node_ids = [each.node_id for each in self._image.brokers()]
+        answers = [self._peers.call(each, 0, DescribeLoadRequest()) for each in node_ids]
+        await asyncio.wait(answers, timeout=ANSWER_TIMEOUT_S) if answers else None
+        found = {}
+        for node_id, answer in zip(node_ids, answers, strict=True):
+            if not answer.done():
+                answer.cancel()
+            elif not answer.cancelled() and answer.exception() is None and not answer.result().error_code:
+                found[node_id] = answer.result()
+        return found
+
+    async def _partitions(self, loads: Mapping[int, DescribeLoadResponse], now_s: float) -> list[PartitionState]:
+        measured = {
+            (topic.topic_id, each.partition_index, node_id): Load(each.bytes_in, each.bytes_out, each.requests)
+            for node_id, answer in loads.items()
+            for topic in answer.topics
+            for each in topic.partitions
+        }
+        moved = self._history.moved_since(now_s - self._config.leader_imbalance_check_interval_seconds)
+        states: list[PartitionState] = []
+        for topic in list(self._image.topics()):
+            topic_id = topic.topic_id
+            for info in topic.partitions:
+                load = measured.get((topic_id.bytes, info.index, info.leader), IDLE)
+                settled = (topic_id, info.index) not in moved
+                states.append(
+                    PartitionState(topic_id, info.index, info.leader, info.target, info.replicas, settled, load)
+                )
+                if len(states) % _PARTITIONS_PER_TURN == 0:
+                    await asyncio.sleep(0)
+        return states
+
+    # -- acting -------------------------------------------------------------------------------------------------------
+    def _changed(self, changes: Changes) -> None:
+        self._history.follow(changes.topics, self._clock())
+        if changes.topics or changes.brokers or changes.configs:
+            self._woken.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._woken.clear()
+            self._effort_s = 0.0
+            next_look_s = LOOK_INTERVAL_S
+            try:
+                next_look_s = await self.act()
+            except CatalogError as error:
+                log.debug("partitions are not balanced: catalog unreachable", error=str(error))
+            except Exception:
+                log.exception("balancing has a defect")
+            await asyncio.sleep(max(PAUSE_S, self._effort_s / _EFFORT_MAX))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(next_look_s):
+                    await self._woken.wait()
+
+    async def act(self) -> float:
+        """One look, and the moves that are due; returns how long nobody needs to look again, if nothing changes."""
+        now_s = self._clock()
+        self._newcomers.see({each.node_id: each.epoch for each in self._image.brokers()}, now_s)
+        self._forget_made_moves()
+        if not self.acts or len(self._image.brokers()) < 2:
+            self._uneven_since = None
+            return LOOK_INTERVAL_S
+        picture = await self.look()
+        moves = self._due(await self.plan(picture), now_s)
+        if moves:
+            await self._ask_for(moves)
+        return LOOK_INTERVAL_S if len(picture.loads) == len(picture.brokers) else SILENT_PAUSE_S
+
+    def _due(self, moves: list[Move], now_s: float) -> list[Move]:
+        if not moves or moves[0].goal is not Goal.LOAD:
+            self._uneven_since = None
+            return moves
+        if self._uneven_since is None:
+            self._uneven_since = now_s
+        return moves if now_s - self._uneven_since >= LOAD_PATIENCE_S else []
+
+    async def _ask_for(self, moves: Sequence[Move]) -> None:
+        targets: defaultdict[UUID, dict[int, int | None]] = defaultdict(dict)
+        for move in moves:
+            targets[move.topic_id][move.partition_index] = move.target
+        self.asked_for.update((move.key, move) for move in moves)
+        self._uneven_since = None
+        await self._catalog.set_targets(targets)
+        log.info("partitions are moved", count=len(moves), why=moves[0].reason, goal=moves[0].goal.name.lower())
+        await self._image.refresh()
+
+    def _forget_made_moves(self) -> None:
+        for key, move in list(self.asked_for.items()):
+            topic = self._image.topic_by_id(key[0].bytes)
+            info = topic.partitions[key[1]] if topic is not None else None
+            if info is None or info.target != move.target:
+                del self.asked_for[key]
