@@ -243,7 +243,7 @@ def _leaves_counts_even(cluster: ClusterLoad, bounds: Bounds, source: int, targe
 # -- moves ------------------------------------------------------------------------------------------------------------
 def _moved(cluster: ClusterLoad, partition: PartitionState, target: int, goal: Goal, reason: str) -> Move:
     cluster.move(partition, target)
-    return Move(partition.key, partition.leader, target, goal, reason)
+    return Move(partition.topic_id, partition.partition_index, partition.leader, target, goal, reason)
 
 
 def _amount(dimension: int, value: float) -> str:
