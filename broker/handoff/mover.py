@@ -133,7 +133,7 @@ class Mover:
             if due:
                 try:
                     await self._round(due)
-                except CatalogError as error:
+                except (CatalogError, StorageError) as error:
                     log.warning("partitions are not handed over, trying again", error=str(error))
                     self._postpone(due)
                 except Exception:
@@ -297,10 +297,14 @@ class Mover:
             )
             for target, topics in topics_of.items()
         ]
-        if answers:
+        if not answers:
+            return
+        try:
             await asyncio.wait(answers, timeout=timeout_s)
+        finally:
             for answer in answers:
-                if answer.done() and isinstance(error := answer.exception(), PeerUnavailable):
+                # one that comes later is for nobody
+                if not answer.cancel() and isinstance(error := answer.exception(), PeerUnavailable):
                     log.info("a broker does not hear of what it is to lead", error=str(error))
 
 
