@@ -304,7 +304,9 @@ class Mover:
         finally:
             for answer in answers:
                 # one that comes later is for nobody
-                if not answer.cancel() and isinstance(error := answer.exception(), PeerUnavailable):
+                if answer.cancel() or answer.cancelled():
+                    continue
+                if isinstance(error := answer.exception(), PeerUnavailable):
                     log.info("a broker does not hear of what it is to lead", error=str(error))
 
 
