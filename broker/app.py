@@ -31,6 +31,7 @@ from broker.balance.load import LoadMeter
 from broker.cluster.image import MetadataImage
 from broker.cluster.topics import TopicAdmin
 from broker.config.broker_config import BrokerConfig
+from broker.config.broker_definitions import RACK_AWARE_SELECTOR
 from broker.config.definition import ConfigError
 from broker.coordinator.group.service import GroupService
 from broker.coordinator.transaction.service import TransactionService
@@ -45,6 +46,7 @@ from broker.log_setup import configure_logging
 from broker.partitions import Partitions
 from broker.peers import Peers
 from broker.producer_ids import ProducerIds
+from broker.replica_reads import ReplicaReads
 from broker.retention import Retention
 from broker.second_opinion import SecondOpinion
 from broker.server.dispatch import api_table
@@ -61,6 +63,8 @@ from s3stream.catalog import open_catalog
 from s3stream.catalog.api import Catalog, CatalogError
 from s3stream.objectstore.api import ObjectStore, StoreError
 from s3stream.objectstore.opening import open_store
+from s3stream.rebuild.backup import MetadataBackup
+from s3stream.rebuild.snapshots import claim_bucket, require_newer
 from s3stream.storage import S3Storage
 from wal.api import WalError
 
@@ -194,11 +198,16 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         store = await _open_store(stack, settings.objects_url)
         catalog = await open_catalog(settings.metadata_url)
         stack.push_async_callback(catalog.close)
+        await claim_bucket(store, catalog.cluster_id)
+        await require_newer(store, await catalog.last_object_id())
+        backup = MetadataBackup(catalog, store, settings.node_id)
+        stack.push_async_callback(backup.stop)
         claim_data_dir(settings.data_dir, catalog.cluster_id, settings.node_id)
 
         epoch, lease = await _register(stack, catalog, store, settings, _advertised(settings, address), ending)
         storage = await _open_storage(stack, catalog, store, settings, epoch, lease, ending)
         services = await _open_services(stack, catalog, storage, settings, config, epoch, ending)
+        backup.follow(services.image.subscribe, lambda: services.image.controller_id == settings.node_id)
 
         apis = api_table(handlers.MODULES)
         services.peers.serve_locally(services, apis)
@@ -369,6 +378,12 @@ async def _open_services(
     load_meter = LoadMeter(partitions.all)
     load_meter.start()
     stack.push_async_callback(load_meter.stop)
+    replica_reads = None
+    if config.replica_selector_class == RACK_AWARE_SELECTOR:
+        replica_reads = ReplicaReads(
+            settings.node_id, settings.rack, image, partitions, catalog, storage.reader, now_ms
+        )
+        stack.callback(replica_reads.close)
     return Services(
         node_id=settings.node_id,
         config=config,
@@ -392,6 +407,7 @@ async def _open_services(
         ),
         now_ms=now_ms,
         fetch_memory=FetchMemory(settings.storage.fetch_memory_max),
+        replica_reads=replica_reads,
     )
 
 

@@ -33,7 +33,7 @@ def fsck(
     blocks: Annotated[bool, typer.Option("--blocks", help="Read everything in every object too.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended, then look again.")] = False,
     everything: Annotated[bool, typer.Option("--all", help=f"Print more than {SHOWN_OF_KIND} of a kind.")] = False,
-) -> int:
+) -> None:
     """Check a stopped store: bucket against metadata against write-ahead logs. Changes nothing without --repair.
 
     The quick form reads no objects; --indexes and --blocks find damage inside of them. Exit code 0: nothing is wrong,
@@ -43,9 +43,7 @@ def fsck(
 
     flags = {"data_dir": data_dir, "objects": objects, "metadata": metadata, "wal": wal}
     settings = stores.settings_of(config, flags)
-    return stores.run(
-        _fsck(settings, Depth(indexes or blocks, blocks), repair, sys.maxsize if everything else SHOWN_OF_KIND)
-    )
+    stores.run(_fsck(settings, Depth(indexes or blocks, blocks), repair, sys.maxsize if everything else SHOWN_OF_KIND))
 
 
 async def _fsck(settings: Settings, depth: Depth, repair: bool, shown: int) -> int:

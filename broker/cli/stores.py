@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -42,8 +42,8 @@ def settings_of(config: str | None, flags: Mapping[str, str | None]) -> Settings
         raise CommandError(str(error), exit_code=2) from None
 
 
-def run(command: Coroutine[Any, Any, int]) -> int:
-    """Run to the end; what can be expected to go wrong is one line."""
+def run(command: Coroutine[Any, Any, int]) -> NoReturn:
+    """Run to the end and exit with what it returns; what can be expected to go wrong is one line."""
     import asyncio
 
     from broker.log_setup import configure_logging
@@ -54,7 +54,7 @@ def run(command: Coroutine[Any, Any, int]) -> int:
 
     configure_logging("error")
     try:
-        return asyncio.run(command)
+        raise typer.Exit(asyncio.run(command))
     except (CatalogError, StorageError, StoreInUse, WalError) as error:
         raise CommandError(str(error)) from None
 

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from s3stream.catalog.snapshot import Snapshot
 
 
 class CatalogError(Exception):
@@ -413,3 +416,10 @@ class Catalog(Protocol):
     # -- ids -------------------------------------------------------------------------------------------------
     async def allocate_producer_ids(self, node_id: int, broker_epoch: int, count: int) -> int:
         """The first of `count` producer ids that nobody else gets."""
+
+    # -- backup ----------------------------------------------------------------------------------------------
+    async def snapshot(self) -> Snapshot:
+        """All but the objects, as of one moment: what is kept in the bucket for the day the database is gone."""
+
+    async def last_object_id(self) -> int:
+        """The last one that was given out."""

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from s3stream.catalog import brokers, changes, leaders, listing, locks, objects, replacing, streams, topics
+from s3stream.catalog import brokers, changes, leaders, listing, locks, objects, replacing, snapshot, streams, topics
 from s3stream.catalog.api import (
     BrokerInfo,
     Changes,
@@ -27,7 +27,8 @@ from s3stream.catalog.api import (
     TopicInfo,
 )
 from s3stream.catalog.database import Database
-from s3stream.catalog.schema import PRODUCER_ID
+from s3stream.catalog.schema import OBJECT_ID, PRODUCER_ID
+from s3stream.catalog.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -222,3 +223,10 @@ class SqlCatalog:
             return locks.take(tx, PRODUCER_ID, count)
 
         return await self._database.write(transaction, idempotent=True)
+
+    # -- backup -------------------------------------------------------------------------------------------------------
+    async def snapshot(self) -> Snapshot:
+        return await self._database.read(snapshot.take)
+
+    async def last_object_id(self) -> int:
+        return await self._database.read(lambda tx: locks.last_taken(tx, OBJECT_ID))

@@ -46,6 +46,11 @@ def take(tx: Connection, counter: str, count: int = 1) -> int:
     return last - count + 1
 
 
+def last_taken(tx: Connection, counter: str) -> int:
+    last: int = tx.execute(select(counters.c.value).where(counters.c.name == counter)).scalar_one()
+    return last
+
+
 def begin_change(tx: Connection) -> int:
     """Take the change lock: the transaction's sequence number, to be used with `record_changes`."""
     return take(tx, CHANGE_SEQ)

@@ -41,7 +41,10 @@ async def open_sql_catalog(url: str, *, create: bool) -> SqlCatalog:
 
 
 async def open_database(url: str, *, create: bool) -> tuple[Database, str]:
-    """The database behind a catalog, for tools that look at its tables, and the cluster id. Raises as `open_catalog`."""
+    """The database behind a catalog, for tools that look at its tables; and the cluster id.
+
+    Raises as `open_catalog`.
+    """
     database = Database(await _connect(_parse(url), create=create))
     try:
         cluster_id = await database.read(lambda tx: _cluster_id(tx, database.name))

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from s3stream.catalog.objects import object_key
-from s3stream.objectstore.api import ObjectMissing, ObjectStore
+from s3stream.objectstore.api import ObjectStore
 
-OWNER_KEY = "metadata/owner"
-"""Holds the id of the cluster that the bucket (or prefix) belongs to, in ASCII."""
 METADATA_PREFIX = "metadata/"
 DAMAGED_PREFIX = "damaged/"
 """Where a repair keeps objects that it replaced, as they were found."""
@@ -55,11 +53,3 @@ async def list_bucket(store: ObjectStore, progress: Callable[[str, int], None]) 
             if len(bucket.unknown_keys) < _FOREIGN_KEPT:
                 bucket.unknown_keys.append(meta.key)
     return bucket
-
-
-async def bucket_owner(store: ObjectStore) -> str | None:
-    """The cluster id that the bucket names. Raises StoreError."""
-    try:
-        return bytes(await store.get(OWNER_KEY)).decode("ascii", "replace")
-    except ObjectMissing:
-        return None

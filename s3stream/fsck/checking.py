@@ -17,13 +17,14 @@ from s3stream.catalog.database import Database
 from s3stream.catalog.objects import object_key
 from s3stream.catalog.ranges import RangesCorrupt, decode_ranges
 from s3stream.catalog.schema import BROKER_EPOCH, COMMITTED, OBJECT_ID, PREPARED, STREAM_ID
-from s3stream.fsck.bucket import Bucket, bucket_owner, list_bucket
+from s3stream.fsck.bucket import Bucket, list_bucket
 from s3stream.fsck.findings import Finding, Report, Span
 from s3stream.fsck.intervals import Intervals
 from s3stream.fsck.logs import BrokerLog, LogTails, read_logs
 from s3stream.fsck.object_content import damaged_blocks, entries_of, load_index, ranges_of
 from s3stream.fsck.tables import ObjectRow, Tables, load_tables, object_pages
 from s3stream.objectstore.api import ObjectMissing, ObjectStore, RangeInvalid
+from s3stream.rebuild.snapshots import bucket_owner
 
 READS_AT_ONCE = 16
 

@@ -1,0 +1,120 @@
+"""`MetadataBackup`: a broker keeps snapshots of the catalog in the bucket, for the day the database is gone.
+
+After a change of topics, partitions, brokers or configs one is written within `CHANGE_DELAY_S`, but not more often than
+each `INTERVAL_MIN_S`; what changes without being told (stream epochs, starts, producer ids) is looked at each
+`LOOK_INTERVAL_S`, and written if it differs. An idle cluster writes nothing. A failure is logged once and tried again:
+nobody waits for a snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from s3stream.catalog.api import CatalogError
+from s3stream.catalog.snapshot import Snapshot, encode_snapshot
+from s3stream.objectstore.api import ObjectExists, ObjectStore, StoreError
+from s3stream.rebuild.snapshots import snapshot_key, snapshot_keys
+
+log = structlog.get_logger()
+
+CHANGE_DELAY_S = 0.5
+INTERVAL_MIN_S = 5.0
+LOOK_INTERVAL_S = 60.0
+KEPT_COUNT = 8
+LAST_WRITE_S = 5.0
+"""How long a stopping broker tries to write the last one."""
+
+
+class SnapshotSource(Protocol):
+    """`SqlCatalog` is one."""
+
+    async def snapshot(self) -> Snapshot: ...
+
+
+class MetadataBackup:
+    """Does nothing before `follow`."""
+
+    def __init__(self, source: SnapshotSource, store: ObjectStore, node_id: int) -> None:
+        self._source = source
+        self._store = store
+        self._node_id = node_id
+        self._is_writer: Callable[[], bool] = lambda: True
+        self._changed = asyncio.Event()
+        self._written = b""
+        """The fingerprint of what was written last."""
+        self._keys: list[str] | None = None
+        self._failing = False
+        self._task: asyncio.Task[None] | None = None
+
+    def follow(self, subscribe: Callable[[Callable[[object], None]], object], is_writer: Callable[[], bool]) -> None:
+        """Begin. `subscribe` takes a callback for changes of topics, partitions, brokers and configs; `is_writer` is
+        asked each time: of several brokers one is enough, two do no harm."""
+        self._is_writer = is_writer
+        subscribe(lambda _: self._changed.set())
+        self._changed.set()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="metadata-backup")
+
+    async def stop(self) -> None:
+        """After everything else has stopped: what that changed is written too."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if self._is_writer():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WRITE_S):
+                    await self._try_to_write()
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_INTERVAL_S):
+                    await self._changed.wait()
+                await asyncio.sleep(CHANGE_DELAY_S)
+            self._changed.clear()
+            if self._is_writer():
+                await self._try_to_write()
+            await asyncio.sleep(INTERVAL_MIN_S)
+
+    async def _try_to_write(self) -> None:
+        try:
+            await self.write()
+        except (CatalogError, StoreError) as error:
+            if not self._failing:
+                log.warning("metadata is not backed up into the bucket, will be tried again", error=str(error))
+            self._failing = True
+            self._changed.set()
+        else:
+            if self._failing:
+                log.info("metadata is backed up again")
+            self._failing = False
+
+    async def write(self) -> bool:
+        """Write one, if it would differ from the last. Raises CatalogError, StoreError."""
+        snapshot = await self._source.snapshot()
+        fingerprint = await asyncio.to_thread(snapshot.fingerprint)
+        if fingerprint == self._written:
+            return False
+        data = await asyncio.to_thread(encode_snapshot, snapshot)
+        key = snapshot_key(snapshot, self._node_id)
+        with contextlib.suppress(ObjectExists):
+            await self._store.put_if_absent(key, [data])
+        self._written = fingerprint
+        await self._prune(key)
+        return True
+
+    async def _prune(self, key: str) -> None:
+        if self._keys is None:
+            self._keys = await snapshot_keys(self._store)
+        elif key not in self._keys:
+            self._keys.append(key)
+        superfluous = self._keys[:-KEPT_COUNT]
+        if superfluous:
+            await self._store.delete_many(superfluous)
+            del self._keys[:-KEPT_COUNT]
