@@ -66,6 +66,10 @@ class BrokerProcess:
         return self._running().pid
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def returncode(self) -> int | None:
         """None while it runs."""
         return self._process.poll() if self._process is not None else None

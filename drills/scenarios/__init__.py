@@ -1,0 +1,10 @@
+"""What the drills do, by what they are about. `DRILLS` is the list."""
+
+from __future__ import annotations
+
+from drills.run import Drill
+from drills.scenarios import consumers, failures, operations, outages
+
+DRILLS: dict[str, Drill] = {
+    drill.name: drill for drill in (*failures.DRILLS, *operations.DRILLS, *outages.DRILLS, *consumers.DRILLS)
+}

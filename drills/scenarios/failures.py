@@ -1,0 +1,151 @@
+"""Brokers that die, freeze, or lose their disk."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sys
+
+from drills.run import Drill, Run
+
+LEASE_S = 4.0
+"""Shorter than the default of 10 s, so that the drill is."""
+SHORT_LEASE = {"TAILRACE_LEASE_MS": str(int(LEASE_S * 1000))}
+_LOST_LOG = r"write-ahead log of a dead broker not recovered\".* node={node_id} epoch=(\d+)"
+
+_PUT_EMPTY_LOG = """
+import asyncio, wal
+async def main():
+    await (await wal.open_wal({url!r}, epoch={epoch})).close()
+asyncio.run(main())
+"""
+
+
+async def leader_kill(run: Run) -> None:
+    async with run.phase("before"):
+        await run.wait(3)
+    victim = await run.a_leader()
+    run.say(f"broker {victim} is killed (SIGKILL); it leads {await run.led_by(victim)} partitions")
+    async with run.phase("killed") as killed:
+        await run.cluster.kill(victim)
+        await run.wait(5)
+    run.promise("longest time without an acknowledgement", run.gap_s(killed), 1.0)
+    async with run.phase("started again"):
+        await run.cluster.start_again(victim)
+        run.say(f"broker {victim} serves again")
+        await run.wait(3)
+
+
+async def kill_all(run: Run) -> None:
+    async with run.phase("before"):
+        await run.wait(3)
+    brokers = run.cluster.alive()
+    async with run.phase("killed") as killed:
+        await run.cluster.kill(*brokers)
+        run.say("all brokers are killed (SIGKILL)")
+        await run.wait(1)
+        began = run.now()
+        await run.cluster.start_again(*brokers)
+        run.say(f"all are started again, and serve {run.now() - began:.1f} s later")
+        await run.load.wait_for_acks(len(run.load.places))
+        await run.wait(3)
+    lasted = run.timeline.longest_gap(killed.start, killed.end).end - began
+    run.promise("from the start of the processes until every partition is acknowledged again", lasted, 4.0)
+
+
+async def pause(run: Run) -> None:
+    async with run.phase("before"):
+        await run.wait(3)
+    victim = await run.a_leader()
+    run.say(f"broker {victim} is paused (SIGSTOP) beyond its lease of {LEASE_S:.0f} s")
+    async with run.phase("paused"):
+        run.cluster.pause(victim)
+
+        async def taken_over() -> bool:
+            leaders = (await run.load.admin.leaders(run.load.topic)).values()
+            return victim not in leaders and -1 not in leaders
+
+        took_s = await run.until("the others take over", taken_over, LEASE_S * 3)
+        run.say("the others lead its partitions")
+        await run.wait(4)
+    run.promise("until the others have taken over", took_s, LEASE_S + 2)
+    async with run.phase("resumed"):
+        run.cluster.resume(victim)
+        run.say(f"broker {victim} goes on (SIGCONT)")
+        code = await run.cluster.ended(victim, LEASE_S * 3)
+        run.say(f"it has seen that it was replaced, and ended with exit code {code}")
+        await run.wait(2)
+    async with run.phase("started again") as again:
+        await run.cluster.start_again(victim)
+        await run.wait(3)
+    run.promise("longest time without an acknowledgement after that", run.gap_s(again), 1.0)
+
+
+async def disk_lost(run: Run) -> None:
+    async with run.phase("before"):
+        await run.wait(3)
+    victim = await run.a_leader()
+    run.say(f"broker {victim} is killed, and its directory is deleted")
+    async with run.phase("lost"):
+        await run.cluster.kill(victim)
+        await asyncio.to_thread(shutil.rmtree, run.cluster.brokers[victim].data_dir)
+        if run.cluster.setup.wal == "file":
+            await _give_up_log(run, victim)
+
+        async def all_led() -> bool:
+            return -1 not in (await run.load.admin.leaders(run.load.topic)).values() and not await run.led_by(victim)
+
+        await run.until("the others take over", all_led, 30)
+        run.say("the others lead its partitions")
+        await run.wait(3)
+    async with run.phase("started again"):
+        await run.cluster.start_again(victim)
+        await run.wait(3)
+
+
+async def _give_up_log(run: Run, victim: int) -> None:
+    """As docs/operations.md says, once the survivors have said which log is missing."""
+    line = re.compile(_LOST_LOG.format(node_id=victim))
+    found: list[str] = []
+
+    async def told() -> bool:
+        found.extend(match for text in run.cluster.logs().values() for match in line.findall(text))
+        return bool(found)
+
+    await run.until("the survivors tell which log is missing", told, LEASE_S * 4)
+    run.say(f"the log is given up: an empty one of epoch {found[0]} is put in its place")
+    program = _PUT_EMPTY_LOG.format(url=run.cluster.wal_directory(victim).as_uri(), epoch=found[0])
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    await process.wait()
+
+
+DRILLS = (
+    Drill(
+        "leader-kill",
+        "A broker that leads is killed (kill -9) under load.",
+        "no acknowledgement missing for more than 1.0 s; nothing lost",
+        leader_kill,
+    ),
+    Drill(
+        "kill-all",
+        "All brokers are killed at once and started again.",
+        "acknowledging again 4 s after the start; nothing lost",
+        kill_all,
+    ),
+    Drill(
+        "pause",
+        "A broker is paused (SIGSTOP) beyond its lease, replaced, and goes on.",
+        "replaced within its lease and 2 s; it acknowledges nothing that is lost",
+        pause,
+        env=SHORT_LEASE,
+    ),
+    Drill(
+        "disk-lost",
+        "A broker is killed and its directory is gone for good; the topic has tailrace.durability=object.",
+        "nothing lost",
+        disk_lost,
+        env=SHORT_LEASE,
+        topic={"tailrace.durability": "object"},
+    ),
+)
