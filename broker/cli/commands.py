@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
@@ -81,7 +82,12 @@ def version() -> None:
 
 
 def run() -> int:
-    """Run the command of this process's arguments; returns its exit code."""
+    """Run the command of this process's arguments; returns its exit code.
+
+    Packages that lie above the broker bring their commands themselves, as entry points.
+    """
+    for above in entry_points(group="tailrace.commands"):
+        app.add_typer(above.load())
     try:
         code = app(prog_name="tailrace", standalone_mode=False)
     except CommandError as error:
