@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -38,6 +38,14 @@ class BrokerFenced(CatalogError):
 
 class BrokerAlreadyRegistered(CatalogError):
     """Another process holds this node id with a live lease. The message names its address."""
+
+
+class UnknownBroker(CatalogError):
+    """No broker of this node id is registered."""
+
+
+class BrokerNotStopped(CatalogError):
+    """It runs, or what it left is not recovered. The message says which."""
 
 
 class StreamEpochFenced(CatalogError):
@@ -218,6 +226,19 @@ class Changes:
     "group" or "client-metrics"; topic configs are in TopicInfo."""
 
 
+class LostTail(NamedTuple):
+    """What of a partition is only in a write-ahead log that nobody can read: everything from `start_offset` on. How
+    much that is nobody knows. `last_upload_ms` is when the broker committed objects last, by the database's clock; None
+    if it never did."""
+
+    node_id: int
+    epoch: int
+    topic: str
+    partition: int
+    start_offset: int
+    last_upload_ms: int | None
+
+
 class Catalog(Protocol):
     """See the module docstring. `node_id` and `broker_epoch` identify the writer."""
 
@@ -266,6 +287,9 @@ class Catalog(Protocol):
 
     async def close_broker(self, node_id: int, broker_epoch: int) -> None:
         """Clean shutdown: streams closed, WAL empty. Ends the lease. Raises CatalogError if a stream is still open."""
+
+    async def unregister_broker(self, node_id: int) -> None:
+        """Forget a broker that is closed or recovered, and its configs. Raises UnknownBroker, BrokerNotStopped."""
 
     async def brokers(self) -> list[BrokerInfo]:
         """The latest registration of every node id, by node id."""
@@ -400,6 +424,19 @@ class Catalog(Protocol):
         Saying so again is no error. Raises CatalogError if the registration was not fenced before, BrokerFenced for
         the recovering one.
         """
+
+    async def lost_tails(self, node_id: int) -> list[LostTail]:
+        """What `give_up` would give up now. Raises as that does."""
+
+    async def give_up(self, node_id: int) -> list[LostTail]:
+        """An unclean takeover, on an operator's word: the streams that its ended registrations have left open are
+        closed where their objects end, and that is recorded for good. Returns what was lost.
+
+        Raises CatalogError while somebody recovers it. A registration that lives is left alone.
+        """
+
+    async def given_up(self, node_id: int) -> list[tuple[int, LostTail]]:
+        """What was given up of it ever, and when (ms, by the database's clock)."""
 
     async def abandoned_objects(
         self, older_than_ms: int, limit: int, retired_older_than_ms: int | None = None

@@ -6,20 +6,32 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, exists, func, insert, select, update
 
-from s3stream.catalog.api import BrokerAlreadyRegistered, BrokerFenced, BrokerInfo, CatalogError
+from s3stream.catalog.api import (
+    BrokerAlreadyRegistered,
+    BrokerFenced,
+    BrokerInfo,
+    BrokerNotStopped,
+    CatalogError,
+    UnknownBroker,
+)
 from s3stream.catalog.locks import begin_change, record_changes, require_broker, take
 from s3stream.catalog.schema import (
     ACTIVE,
     BROKER_CHANGED,
     BROKER_EPOCH,
     CLOSED,
+    CONFIG_CHANGED,
     FENCED,
     RECOVERED,
     STREAM_CLOSED,
     NowMs,
     brokers,
+    configs,
     streams,
 )
+
+BROKER = "broker"
+"""The resource type of broker configs."""
 
 _COLUMNS = (
     brokers.c.node_id,
@@ -131,8 +143,13 @@ def recovered(tx: Connection, node_id: int, epoch: int, by_node_id: int, by_brok
     state = tx.execute(select(brokers.c.state).where(_is(node_id, epoch)).with_for_update()).scalar()
     if state == ACTIVE:
         raise CatalogError(f"broker {node_id} with epoch {epoch} was not fenced, so its WAL can not be recovered yet")
-    if state != FENCED:
-        return
+    if state == FENCED:
+        end_recovery(tx, node_id, epoch)
+        record_changes(tx, seq, BROKER_CHANGED, [str(node_id)])
+
+
+def end_recovery(tx: Connection, node_id: int, epoch: int) -> None:
+    """Close its streams where their objects end; its row stays only if it is the latest of the node."""
     tx.execute(
         update(streams)
         .where(streams.c.broker_epoch == epoch)
@@ -140,28 +157,47 @@ def recovered(tx: Connection, node_id: int, epoch: int, by_node_id: int, by_brok
     )
     latest = tx.execute(select(func.max(brokers.c.epoch)).where(brokers.c.node_id == node_id)).scalar()
     if epoch == latest:
-        tx.execute(update(brokers).where(_is(node_id, epoch)).values(state=RECOVERED))
+        tx.execute(update(brokers).where(_is(node_id, epoch)).values(state=RECOVERED, lease_end_ms=0))
     else:
         tx.execute(delete(brokers).where(_is(node_id, epoch)))
+
+
+def unregister(tx: Connection, node_id: int) -> None:
+    seq = begin_change(tx)
+    states = tx.execute(select(brokers.c.state).where(brokers.c.node_id == node_id).with_for_update()).scalars().all()
+    if not states:
+        raise UnknownBroker(f"there is no broker {node_id}")
+    if ACTIVE in states:
+        raise BrokerNotStopped(f"broker {node_id} runs, or nobody has taken over from it yet: stop it first")
+    if FENCED in states:
+        raise BrokerNotStopped(f"the write-ahead log of broker {node_id} is not recovered yet")
+    its_configs = and_(configs.c.resource_type == BROKER, configs.c.resource_name == str(node_id))
+    tx.execute(delete(brokers).where(brokers.c.node_id == node_id))
+    tx.execute(delete(configs).where(its_configs))
     record_changes(tx, seq, BROKER_CHANGED, [str(node_id)])
+    record_changes(tx, seq, CONFIG_CHANGED, [f"{BROKER}:{node_id}"])
 
 
 def claim_recovery(tx: Connection, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> bool:
     require_broker(tx, by_node_id, by_broker_epoch)
+    claimed = tx.execute(
+        update(brokers)
+        .where(_is(node_id, epoch), brokers.c.state == FENCED, ~is_claimed(but_by=by_broker_epoch))
+        .values(recoverer_epoch=by_broker_epoch)
+    )
+    return claimed.rowcount == 1
+
+
+def is_claimed(*, but_by: int = 0) -> ColumnElement[bool]:
+    """A broker that lives has claimed the recovery of this row of `brokers`; `but_by` (an epoch) does not count."""
     recoverer = brokers.alias("recoverer")
-    claimed_by_another = exists().where(
+    return exists().where(
         recoverer.c.epoch == brokers.c.recoverer_epoch,
-        recoverer.c.epoch != by_broker_epoch,
+        recoverer.c.epoch != but_by,
         recoverer.c.state == ACTIVE,
         # one whose own log nobody can reach stays active for ever
         recoverer.c.lease_end_ms > NowMs(),
     )
-    claimed = tx.execute(
-        update(brokers)
-        .where(_is(node_id, epoch), brokers.c.state == FENCED, ~claimed_by_another)
-        .values(recoverer_epoch=by_broker_epoch)
-    )
-    return claimed.rowcount == 1
 
 
 def release_recovery(tx: Connection, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:

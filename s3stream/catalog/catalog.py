@@ -13,10 +13,23 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from s3stream.catalog import brokers, changes, leaders, listing, locks, objects, replacing, snapshot, streams, topics
+from s3stream.catalog import (
+    brokers,
+    changes,
+    giving_up,
+    leaders,
+    listing,
+    locks,
+    objects,
+    replacing,
+    snapshot,
+    streams,
+    topics,
+)
 from s3stream.catalog.api import (
     BrokerInfo,
     Changes,
+    LostTail,
     NewObject,
     NewTopic,
     ObjectInfo,
@@ -79,6 +92,9 @@ class SqlCatalog:
 
     async def close_broker(self, node_id: int, broker_epoch: int) -> None:
         await self._database.write(lambda tx: brokers.close(tx, node_id, broker_epoch), idempotent=True)
+
+    async def unregister_broker(self, node_id: int) -> None:
+        await self._database.write(lambda tx: brokers.unregister(tx, node_id), idempotent=False)
 
     async def brokers(self) -> list[BrokerInfo]:
         return await self._database.read(brokers.latest)
@@ -200,6 +216,16 @@ class SqlCatalog:
         await self._database.write(
             lambda tx: brokers.release_recovery(tx, node_id, epoch, by_node_id, by_broker_epoch), idempotent=True
         )
+
+    async def lost_tails(self, node_id: int) -> list[LostTail]:
+        return await self._database.read(lambda tx: giving_up.lost_tails(tx, node_id))
+
+    async def give_up(self, node_id: int) -> list[LostTail]:
+        # the answer of one that happened without one is in the record
+        return await self._database.write(lambda tx: giving_up.give_up(tx, node_id), idempotent=False)
+
+    async def given_up(self, node_id: int) -> list[tuple[int, LostTail]]:
+        return await self._database.read(lambda tx: giving_up.given_up(tx, node_id))
 
     async def abandoned_objects(
         self, older_than_ms: int, limit: int, retired_older_than_ms: int | None = None
