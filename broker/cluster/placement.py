@@ -39,11 +39,19 @@ def place_leader(assigned: Sequence[int], node_ids: Sequence[int], loads: Mappin
     return min([each for each in assigned if each in node_ids] or node_ids, key=lambda each: (loads.get(each, 0), each))
 
 
-def replicas(leader: int, alive: Sequence[int], replication_factor: int) -> list[int]:
-    """The replica list that clients are shown: the leader, then the alive brokers after it, up to the factor.
+def replicas_by_ring(leader: int, alive: Mapping[int, str | None], replication_factor: int) -> list[int]:
+    """The replica list that clients are shown: the leader, then the alive brokers after it, up to the factor; one of
+    each rack before a second one of any.
 
-    `alive` is sorted. Every alive broker can lead any partition, see docs/decisions/0003.
+    `alive` is node id -> rack, by node id. Every alive broker can lead any partition, and consumers read from the
+    listed one of their rack, see docs/decisions/0003.
     """
     after = [node_id for node_id in alive if node_id > leader]
     before = [node_id for node_id in alive if node_id < leader]
-    return [leader, *after, *before][:replication_factor]
+    seen: Counter[str | None] = Counter()
+    turns: dict[int, int] = {}
+    for node_id in (leader, *after, *before):
+        rack = alive[node_id]
+        turns[node_id] = seen[rack] if rack is not None else 0
+        seen[rack] += 1
+    return sorted(turns, key=turns.__getitem__)[:replication_factor]

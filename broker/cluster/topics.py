@@ -27,6 +27,7 @@ from broker.cluster.config_admin import ConfigAdmin
 from broker.cluster.errors import AdminError
 from broker.cluster.image import MetadataImage
 from broker.cluster.placement import count_leaders, place_leaders
+from broker.cluster.reassignment import Reassignments, assignment_problem
 from broker.config.broker_config import BrokerConfig
 from broker.config.definition import ConfigError
 from broker.config.topic_config import validate_topic_configs
@@ -73,6 +74,7 @@ class TopicAdmin:
 
     def __init__(self, catalog: Catalog, image: MetadataImage, partitions: TopicHost, config: BrokerConfig) -> None:
         self.configs = ConfigAdmin(catalog, image, config)
+        self.reassignments = Reassignments(catalog, image)
         self._catalog = catalog
         self._image = image
         self._partitions = partitions
@@ -159,8 +161,10 @@ class TopicAdmin:
     def _validated(self, spec: TopicSpec) -> NewTopic:
         self._check_name(spec.name)
         configs = self._checked_configs(spec.configs)
+        replicas: list[Assignment] = []
         if spec.assignments:
-            leaders, factor = self._assigned(spec)
+            replicas = self._assigned(spec)
+            leaders, factor = self._assigned_leaders(replicas), len(replicas[0])
         else:
             leaders, factor = self._placed(spec)
         return NewTopic(
@@ -169,6 +173,7 @@ class TopicAdmin:
             configs=configs,
             replication_factor=factor,
             internal=spec.name in names.INTERNAL_TOPICS,
+            replicas=replicas,
         )
 
     def _check_name(self, name: str) -> None:
@@ -219,7 +224,8 @@ class TopicAdmin:
             raise AdminError(ErrorCode.BROKER_NOT_AVAILABLE, "No broker is alive.")
         return place_leaders(count, usable, count_leaders(self._image.topics()), next(self._turn))
 
-    def _assigned(self, spec: TopicSpec) -> tuple[list[int], int]:
+    def _assigned(self, spec: TopicSpec) -> list[Assignment]:
+        """The replicas of each partition, in order."""
         if spec.replication_factor != BROKER_DEFAULT:
             raise AdminError(
                 ErrorCode.INVALID_REQUEST,
@@ -241,19 +247,14 @@ class TopicAdmin:
                 ErrorCode.INVALID_REPLICA_ASSIGNMENT, "partitions should be a consecutive 0-based integer sequence"
             )
         _check_growth(len(by_index))
-        assignments = [by_index[index] for index in range(len(by_index))]
-        return self._assigned_leaders(assignments), len(assignments[0])
+        return [by_index[index] for index in range(len(by_index))]
 
     def _assigned_leaders(self, assignments: Sequence[Assignment]) -> list[int]:
         leaders = []
         for assignment in assignments:
-            if not assignment:
-                raise _bad_assignment("includes an empty replica list.")
-            for node_id in assignment:
-                if self._image.broker(node_id) is None:
-                    raise _bad_assignment(f"includes broker {node_id}, but no such broker is registered.")
-                if list(assignment).count(node_id) > 1:
-                    raise _bad_assignment(f"includes the broker {node_id} more than once.")
+            problem = assignment_problem(self._image, assignment)
+            if problem is not None:
+                raise _bad_assignment(problem)
             if len(assignment) != len(assignments[0]):
                 raise _bad_assignment(
                     f"includes a partition with {len(assignment)} replica(s), but this is not consistent with previous "
@@ -298,7 +299,7 @@ class TopicAdmin:
         if validate_only:
             return
         try:
-            await self._catalog.add_partitions(topic.topic_id, leaders)
+            await self._catalog.add_partitions(topic.topic_id, leaders, assignments or ())
         except UnknownTopic:
             raise AdminError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION) from None
         await self._image.refresh()
@@ -336,5 +337,9 @@ def _check_growth(count: int) -> None:
 
 
 def _planned(new: NewTopic) -> TopicInfo:
-    partitions = tuple(PartitionInfo(index, leader, 0, -1, -1) for index, leader in enumerate(new.leaders))
+    replicas = [tuple(each) for each in new.replicas] or [()] * len(new.leaders)
+    partitions = tuple(
+        PartitionInfo(index, leader, 0, -1, -1, replicas=nodes)
+        for index, (leader, nodes) in enumerate(zip(new.leaders, replicas, strict=True))
+    )
     return TopicInfo(_NOT_CREATED, new.name, new.internal, new.replication_factor, partitions, new.configs)

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.cluster.placement import place_leaders, replicas
+from broker.cluster.placement import place_leaders, replicas_by_ring
 
 
 def test_equals_are_taken_in_rotation() -> None:
@@ -35,7 +35,15 @@ def test_no_broker_gets_a_partition_while_another_one_is_less_loaded(
 
 
 def test_replicas_are_the_leader_and_the_alive_brokers_after_it() -> None:
-    assert replicas(2, [1, 2, 3], 3) == [2, 3, 1]
-    assert replicas(2, [1, 2, 3], 2) == [2, 3]
-    assert replicas(3, [1, 2, 3], 1) == [3]
-    assert replicas(1, [1], 3) == [1]
+    alive = dict.fromkeys((1, 2, 3))
+    assert replicas_by_ring(2, alive, 3) == [2, 3, 1]
+    assert replicas_by_ring(2, alive, 2) == [2, 3]
+    assert replicas_by_ring(3, alive, 1) == [3]
+    assert replicas_by_ring(1, {1: None}, 3) == [1]
+
+
+def test_a_replica_list_has_one_broker_of_each_rack_before_a_second_one_of_any() -> None:
+    racks = {1: "a", 2: "a", 3: "b", 4: "b", 5: "c", 6: None}
+    assert replicas_by_ring(1, racks, 3) == [1, 3, 5]
+    assert replicas_by_ring(4, racks, 4) == [4, 5, 6, 1]
+    assert replicas_by_ring(1, racks, 9) == [1, 3, 5, 6, 2, 4]
