@@ -20,6 +20,7 @@ from broker.leadership import absence_code
 from broker.partition.errors import PartitionError, code_of
 from broker.partition.log_view import READ_COMMITTED
 from broker.partition.partition import Partition
+from broker.replica_reads.view import ReplicaView
 from broker.request import Deferred
 from broker.services import Services
 from protocol.errors import ErrorCode
@@ -183,7 +184,7 @@ class Fetch:
                 self.size += found.size
 
 
-def _divergence(partition: Partition, target: FetchTarget) -> tuple[int, int] | None:
+def _divergence(partition: Partition | ReplicaView, target: FetchTarget) -> tuple[int, int] | None:
     """(epoch, end offset) if the client's last fetched epoch ended before its fetch offset here (KIP-595)."""
     epoch, end_offset = partition.end_offset_for_epoch(target.last_fetched_epoch)
     if epoch < 0 or end_offset < 0:

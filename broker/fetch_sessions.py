@@ -28,6 +28,7 @@ from random import Random
 from typing import NamedTuple
 
 from broker.partition.partition import Partition
+from broker.replica_reads.view import ReplicaView
 from protocol.errors import ErrorCode
 from protocol.messages.fetch import FetchPartition, FetchRequest
 from s3stream.api import FetchResult
@@ -45,7 +46,8 @@ PartitionKey = tuple[str, bytes, int]
 class FetchTarget:
     """One partition that a consumer fetches: what it asks for, and what it was told last.
 
-    `topic` is empty when the request names topics by id. `partition` is a cache of the look-up.
+    `topic` is empty when the request names topics by id. `partition` is a cache of the look-up; a view stands in for
+    one that another broker leads (`broker.replica_reads`).
     """
 
     __slots__ = (
@@ -65,7 +67,7 @@ class FetchTarget:
         self.topic = topic
         self.topic_id = topic_id
         self.index = wanted.partition
-        self.partition: Partition | None = None
+        self.partition: Partition | ReplicaView | None = None
         self.sent_high_watermark = _UNKNOWN_OFFSET
         self.sent_log_start_offset = _UNKNOWN_OFFSET
         self.update(wanted)
@@ -80,7 +82,8 @@ class FetchTarget:
 class Fetched(NamedTuple):
     """What a read of one target came to. Offsets are -1 with an error. `found` is None while older data has to be
     fetched; `diverging` is (epoch, end offset) where the client's log has left ours; `aborted` has (producer id, first
-    offset) of the aborted transactions in what was found, under read_committed."""
+    offset) of the aborted transactions in what was found, under read_committed. `preferred_read_replica`: the node to
+    read from instead, if not this one."""
 
     target: FetchTarget
     error_code: ErrorCode
@@ -90,6 +93,7 @@ class Fetched(NamedTuple):
     log_start_offset: int
     diverging: tuple[int, int] | None
     aborted: Sequence[tuple[int, int]] = ()
+    preferred_read_replica: int = -1
 
 
 class FetchSession:

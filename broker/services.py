@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from broker.partitions import Partitions
     from broker.peers import Peers
     from broker.producer_ids import ProducerIds
+    from broker.replica_reads import ReplicaReads
     from broker.verification import Verification
     from s3stream.api import Storage
     from s3stream.catalog.api import Catalog
@@ -53,3 +54,5 @@ class Services:
     """Of the partitions that producers write to in transactions."""
     now_ms: Callable[[], int]
     fetch_memory: FetchMemory = field(default_factory=lambda: FetchMemory(FETCH_MEMORY_MAX))
+    replica_reads: ReplicaReads | None = None
+    """Consumers read old records from a broker of their rack; None: from leaders only."""

@@ -59,6 +59,7 @@ class BrokerConfig:
     tailrace_balance_load_percentage: int
     tailrace_balance_moves_max: int
     tailrace_balance_partitions_percentage: int
+    replica_selector_class: str
     tailrace_durability: str
     tailrace_internal_topics_durability: str | None
     group_min_session_timeout_ms: int

@@ -283,6 +283,22 @@ _BALANCE = _table(
     ),
 )
 
+RACK_AWARE_SELECTOR = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
+LEADER_SELECTOR = "org.apache.kafka.common.replica.LeaderSelector"
+
+_RACKS = _table(
+    Effect.HONOURED,
+    (
+        "replica.selector.class",
+        _STRING,
+        RACK_AWARE_SELECTOR,
+        one_of(RACK_AWARE_SELECTOR, LEADER_SELECTOR),
+        _READ_ONLY,
+        "Where consumers with a client.rack read old records: from a replica in their rack, or from the leader. "
+        "Has to be the same at all brokers. Kafka's default is the leader.",
+    ),
+)
+
 _DURABILITY = _table(
     Effect.HONOURED,
     ("tailrace.durability", _STRING, "wal", one_of(*DURABILITIES), _CLUSTER, "Default of tailrace.durability."),
@@ -535,6 +551,7 @@ BROKER_CONFIGS: dict[str, ConfigDef] = by_name(
     + _TRANSACTIONS
     + _BALANCE
     + _DURABILITY
+    + _RACKS
     + _WITHOUT_EFFECT
     + _CONSUMER_GROUPS
     + _GROUP_TYPES

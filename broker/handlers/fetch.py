@@ -8,8 +8,9 @@ directory id; v18 a follower's high watermark.
 * A batch that is the first one found is returned whole, even over `max_bytes`; a response may begin before the fetch
   offset, and the consumer skips.
 * The fetch waits until `min_bytes` are readable or `max_wait_ms` are over; errors are answered at once.
-* Every reader is a consumer here: brokers do not replicate from each other, so `replica_id` has no effect, and there is
-  no preferred read replica.
+* Every reader is a consumer here: brokers do not replicate from each other, so `replica_id` has no effect.
+* A consumer that says in which rack it is reads old records from a broker of that rack (`broker.replica_reads`); it is
+  told so by a preferred read replica, and told in the same way when it is to read from the leader again.
 * A read_committed fetch ends at the last stable offset and names the aborted transactions in what it returns, in the
   order in which they end; under read_uncommitted there is no such list (null).
 * The records of a response are the buffers of the log cache themselves. Responses are smaller than asked for while
@@ -68,7 +69,12 @@ def handle(
         request.min_bytes,
         request.isolation_level,
     )
+    near = services.replica_reads if request.rack_id else None
+    if near is not None:
+        near.attach(context.targets, request.rack_id)
     fetch.read()
+    if near is not None:
+        near.send_away(fetch, request.rack_id, ctx.connection_id)
     if fetch.cold:
         ctx.reserved_size = sum(max_size for _, max_size in fetch.cold)
         services.fetch_memory.charge(ctx.reserved_size)
@@ -80,6 +86,8 @@ def handle(
 
 async def _answer_cold(services: Services, ctx: RequestContext, context: FetchContext, fetch: Fetch) -> FetchResponse:
     await fetch.read_cold()
+    if services.replica_reads is not None:
+        services.replica_reads.send_back(fetch)
     return _respond(services, ctx, context, fetch)
 
 
@@ -109,6 +117,7 @@ def _respond(services: Services, ctx: RequestContext, context: FetchContext, fet
             current_leader=_NO_LEADER,
             snapshot_id=_NO_SNAPSHOT,
             aborted_transactions=_aborted(result) if committed_only else None,
+            preferred_read_replica=result.preferred_read_replica,
             records=list(found.buffers) if found is not None else b"",
         )
         topic.partitions.append(data)
