@@ -113,7 +113,7 @@ class Balancer:
 
     # -- looking ------------------------------------------------------------------------------------------------------
     async def look(self) -> Picture:
-        loads = await self._ask_for_loads()
+        loads = await self.ask_for_loads()
         now_s = self._clock()
         draining = self._image.draining()
         receivers = {each.node_id for each in self._image.receivers()}
@@ -141,10 +141,14 @@ class Balancer:
         self._effort_s = self._clock() - started
         return moves
 
-    async def _ask_for_loads(self) -> dict[int, DescribeLoadResponse]:
+    async def ask_for_loads(self, include_partitions: bool = True) -> dict[int, DescribeLoadResponse]:
+        """What the alive brokers say; those that do not answer in time are left out."""
         node_ids = [each.node_id for each in self._image.brokers()]
-        answers = [self._peers.call(each, 0, DescribeLoadRequest()) for each in node_ids]
-        await asyncio.wait(answers, timeout=ANSWER_TIMEOUT_S) if answers else None
+        answers = [
+            self._peers.call(each, 0, DescribeLoadRequest(include_partitions=include_partitions)) for each in node_ids
+        ]
+        if answers:
+            await asyncio.wait(answers, timeout=ANSWER_TIMEOUT_S)
         found = {}
         for node_id, answer in zip(node_ids, answers, strict=True):
             if not answer.done():

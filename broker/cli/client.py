@@ -17,6 +17,7 @@ from protocol.codec import decode_response, encode_request
 from protocol.errors import ErrorCode, ProtocolError
 from protocol.messages.api_versions import ApiVersionsRequest, ApiVersionsResponse
 from protocol.messages.metadata import MetadataRequest, MetadataResponse
+from protocol.private_keys import api_name, is_private
 
 TIMEOUT_S = 35.0
 CLIENT_ID = "tailrace-cli"
@@ -43,16 +44,28 @@ class Connection:
 
     def send(self, request: Any, version_max: int) -> Any:
         """The response to `request`, a message of `protocol.messages`."""
-        key = ApiKey(request.API_KEY)
+        key = request.API_KEY
+        if is_private(key):
+            return self._send_private(request)
         served = self._versions.get(key)
         if served is None or served < request.VERSIONS[0]:
-            raise CommandError(f"the broker at {self.address} does not serve {key.name}")
+            raise CommandError(f"the broker at {self.address} does not serve {api_name(key)}")
         return self._exchange(key, min(served, request.VERSIONS[1], version_max), request)
+
+    def _send_private(self, request: Any) -> Any:
+        """ApiVersions does not list these: what is not tailrace closes the connection."""
+        try:
+            response = self._exchange(request.API_KEY, request.VERSIONS[1], request)
+        except CommandError as error:
+            raise CommandError(f"{error}; is it tailrace, of this version or a newer one?") from None
+        if response.error_code == ErrorCode.UNSUPPORTED_VERSION:
+            raise CommandError(f"the broker at {self.address} is of another version of tailrace")
+        return response
 
     def close(self) -> None:
         self._socket.close()
 
-    def _exchange(self, key: ApiKey, version: int, request: Any) -> Any:
+    def _exchange(self, key: int, version: int, request: Any) -> Any:
         self._correlation_id += 1
         try:
             self._socket.sendall(encode_request(key, version, self._correlation_id, CLIENT_ID, request))

@@ -30,6 +30,7 @@ from broker.handlers import (
     describe_load,
     describe_log_dirs,
     describe_producers,
+    describe_quorum,
     describe_topic_partitions,
     describe_transactions,
     elect_leaders,
@@ -54,6 +55,8 @@ from broker.handlers import (
     produce,
     sync_group,
     txn_offset_commit,
+    unregister_broker,
+    update_features,
     write_txn_markers,
 )
 
@@ -93,8 +96,11 @@ MODULES: tuple[ModuleType, ...] = (
     alter_partition_reassignments,
     list_partition_reassignments,
     offset_delete,
+    describe_quorum,
+    update_features,
     describe_cluster,
     describe_producers,
+    unregister_broker,
     describe_transactions,
     list_transactions,
     consumer_group_heartbeat,
