@@ -46,6 +46,7 @@ def serve(
     advertised: Annotated[
         str | None, _option("HOST:PORT", "Address that clients are told. Default: the one listened on.")
     ] = None,
+    rack: Annotated[str | None, _option("NAME", "Rack or availability zone of this broker. Default: none.")] = None,
     data_dir: Annotated[str | None, _option("DIR", "Directory of this broker. Default: ./data.")] = None,
     objects: Annotated[
         str | None, _option("URL", "Object store: file://, s3://, gs://, az://, memory://. Default: in the data dir.")
@@ -66,6 +67,7 @@ def serve(
             "node_id": node_id,
             "listen": listen,
             "advertised": advertised,
+            "rack": rack,
             "data_dir": data_dir,
             "objects": objects,
             "metadata": metadata,

@@ -16,6 +16,7 @@ OPTIONS = (
     "node_id",
     "listen",
     "advertised",
+    "rack",
     "data_dir",
     "objects",
     "metadata",
