@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import brokers, fsck, groups, rebuild, serving, topics
+from broker.cli import brokers, fsck, groups, rebuild, serving, topics, unclean
 from broker.cli.errors import CommandError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(topics.app)
 app.add_typer(groups.app)
+brokers.app.command("give-up")(unclean.give_up)
 app.add_typer(brokers.app)
 app.command()(fsck.fsck)
 app.command("rebuild-catalog")(rebuild.rebuild_catalog)
