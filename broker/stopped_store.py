@@ -17,18 +17,22 @@ from broker.wal_address import fence_log, is_sealed_by_looking
 from protocol.records import build_batch
 from s3stream.catalog.database import Database
 from s3stream.catalog.opening import open_database
+from s3stream.catalog.schema import brokers
+from s3stream.catalog.snapshot import Snapshot
 from s3stream.fsck.logs import BrokerLog
 from s3stream.fsck.tables import BrokerRow, Tables, load_tables
 from s3stream.object.writer import Batch
 from s3stream.objectstore.api import ObjectStore
 from s3stream.objectstore.opening import open_store
+from s3stream.rebuild.log_streams import FoundLog
 from wal import fence_wal
-from wal.api import WalError, WalLocked
+from wal.api import RecoverableWal, WalError, WalForeign, WalLocked, WalOfAnotherEpoch, WalUnreachable
 
 LEASE_CHECK_S = 0.5
 OFFSETS_MAX = 1 << 31
 """Offsets that one batch can cover."""
 _NO_TIMESTAMP = -1
+_NO_EPOCH = -1
 
 
 class StoreInUse(Exception):
@@ -106,6 +110,32 @@ async def _open_log(stack: AsyncExitStack, broker: BrokerRow, cluster_id: str) -
         return BrokerLog(broker.node_id, broker.epoch, broker.wal_url, None, error)
     stack.push_async_callback(wal.close)
     return BrokerLog(broker.node_id, broker.epoch, broker.wal_url, wal)
+
+
+async def find_logs(stack: AsyncExitStack, settings: Settings, snapshot: Snapshot) -> list[FoundLog]:
+    """The logs that the snapshot and the settings name, as far as they can be had from here.
+
+    Raises StoreInUse, WalCorrupt.
+    """
+    urls = {row["wal_url"]: row["node_id"] for row in sorted(snapshot.rows(brokers), key=lambda row: int(row["epoch"]))}
+    urls.setdefault(settings.wal_url, settings.node_id)
+    found = []
+    for url, node_id in urls.items():
+        await _require_free(url, f"node {node_id}")
+        try:
+            wal = await _open_whatever_epoch(url, snapshot.cluster_id)
+        except (WalUnreachable, WalForeign):
+            continue
+        stack.push_async_callback(wal.close)
+        found.append(FoundLog(node_id, url, wal))
+    return found
+
+
+async def _open_whatever_epoch(url: str, cluster_id: str) -> RecoverableWal:
+    try:
+        return await fence_log(url, cluster_id, _NO_EPOCH)
+    except WalOfAnotherEpoch as error:
+        return await fence_log(url, cluster_id, error.epoch)
 
 
 def filling(is_log: bool, start: int, end: int) -> list[Batch]:

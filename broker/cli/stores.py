@@ -26,6 +26,7 @@ def _option(metavar: str, text: str) -> typer.models.OptionInfo:
 
 
 Config = Annotated[str | None, _option("FILE", "TOML file with settings, as for serve.")]
+NodeId = Annotated[str | None, _option("N", "Id of the broker whose log is at --wal. Default: 1.")]
 DataDir = Annotated[str | None, _option("DIR", "Directory of the broker. Default: ./data.")]
 Objects = Annotated[str | None, _option("URL", "Object store. Default: in the data dir.")]
 Metadata = Annotated[str | None, _option("URL", "Metadata database. Default: SQLite in the data dir.")]
