@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: serve test test-fast lint fmt clean
+.PHONY: serve test test-fast bench lint fmt clean
 serve: $(VENV)/.serve
 	$(BIN)/tailrace serve $(ARGS)
 
@@ -16,6 +16,9 @@ test: $(VENV)/.dev
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not integration and not interop" $(ARGS)
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m bench $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

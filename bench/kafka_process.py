@@ -1,4 +1,4 @@
-"""Apache Kafka as the other side of a comparison: one KRaft node as a real process, and its perf client.
+"""Apache Kafka as the other side of a comparison: a KRaft node as a real process.
 
 Needs `java` and Kafka's jars: `$KAFKA_HOME/libs`, or the folder that `mvn dependency:copy-dependencies` filled.
 """
@@ -6,20 +6,18 @@ Needs `java` and Kafka's jars: `$KAFKA_HOME/libs`, or the folder that `mvn depen
 from __future__ import annotations
 
 import os
-import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from bench.free_ports import free_ports
 from bench.process_stats import cpu_seconds
 
 START_TIMEOUT_S = 60.0
-_QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
 
 
 class KafkaFailed(Exception):
@@ -29,16 +27,28 @@ class KafkaFailed(Exception):
 class KafkaProcess:
     """One node, broker and controller in one, on a free loopback port, with the settings of a fresh installation.
 
-    `settings` are further lines of server.properties. A start after `kill` keeps the port and the data.
+    `settings` are further lines of server.properties. A start after `kill` keeps the port and the data. Nodes of one
+    cluster have a `node_id` and a `controller_port` each, and one `cluster_id`.
     """
 
     def __init__(
-        self, libs: Path, data_dir: Path, settings: Mapping[str, str] | None = None, *, heap: str = "1g"
+        self,
+        libs: Path,
+        data_dir: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        heap: str = "1g",
+        node_id: int = 1,
+        controller_port: int = 0,
+        cluster_id: str = "",
     ) -> None:
-        self._java = ["java", "-cp", f"{libs}/*"]
+        self._libs = libs
         self._dir = data_dir
         self._settings = dict(settings or {})
         self._heap = heap
+        self._node_id = node_id
+        self._controller_port = controller_port
+        self._cluster_id = cluster_id
         self._config = data_dir / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
@@ -48,32 +58,43 @@ class KafkaProcess:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> KafkaProcess:
-        if not self._config.exists():
-            self._format()
+        """Start, and wait until it listens. Raises KafkaFailed with its last words."""
+        self.format()
+        self.spawn()
+        self.wait_until_it_listens()
+        return self
+
+    def spawn(self) -> None:
+        """Start without waiting for anything; `format` came before."""
         with (self._dir / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(self._java[0], f"-Xms{self._heap}", f"-Xmx{self._heap}", *self._java[1:]),
+                    *("java", f"-Xms{self._heap}", f"-Xmx{self._heap}", "-cp", f"{self._libs}/*"),
                     *("kafka.Kafka", str(self._config)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _accepts(self.port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                 raise KafkaFailed((self._dir / "server.log").read_text(errors="replace")[-2000:])
             time.sleep(0.05)
-        return self
 
-    def _format(self) -> None:
+    def format(self) -> None:
+        """Write its settings and format its data dir, once."""
+        if self._config.exists():
+            return
         self._dir.mkdir(parents=True, exist_ok=True)
         self.port, controller = free_ports(2)
+        controller = self._controller_port or controller
         settings = {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "node.id": str(self._node_id),
+            "controller.quorum.voters": f"{self._node_id}@127.0.0.1:{controller}",
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
             "controller.listener.names": "CONTROLLER",
@@ -85,9 +106,9 @@ class KafkaProcess:
             **self._settings,
         }
         self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        storage = [*self._java, "kafka.tools.StorageTool"]
-        cluster = subprocess.run([*storage, "random-uuid"], capture_output=True, text=True, check=True).stdout.strip()
-        subprocess.run([*storage, "format", "-t", cluster, "-c", str(self._config)], capture_output=True, check=True)
+        cluster_id = self._cluster_id or random_cluster_id(self._libs)
+        storage = ["java", "-cp", f"{self._libs}/*", "kafka.tools.StorageTool"]
+        subprocess.run([*storage, "format", "-t", cluster_id, "-c", str(self._config)], capture_output=True, check=True)
 
     @property
     def pid(self) -> int:
@@ -100,18 +121,20 @@ class KafkaProcess:
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        self.end(signal.SIGKILL)
 
     def stop(self) -> None:
+        """A controlled shutdown, or an end after a minute."""
+        try:
+            self.end(signal.SIGTERM, timeout_s=60)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def end(self, signal_number: signal.Signals, timeout_s: float = 60.0) -> None:
+        """Send a signal and wait. Fine to call when it is gone already. Raises subprocess.TimeoutExpired."""
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(60)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self._process.send_signal(signal_number)
+            self._process.wait(timeout_s)
 
     def __enter__(self) -> KafkaProcess:
         return self.start()
@@ -120,31 +143,9 @@ class KafkaProcess:
         self.stop()
 
 
-@dataclass(frozen=True, slots=True)
-class ProduceResult:
-    """What ProducerPerformance said: records per second and the 99th percentile of latency in ms."""
-
-    records_per_second: float
-    latency_p99_ms: float
-
-
-def perf_produce(
-    libs: Path, address: str, topic: str, count: int, size: int, properties: dict[str, str]
-) -> ProduceResult:
-    """Run Kafka's ProducerPerformance to its end, unthrottled, acks=all."""
-    command = [
-        *("java", "-Xmx512m", _QUIET, "-cp", f"{libs}/*", "org.apache.kafka.tools.ProducerPerformance"),
-        *("--topic", topic, "--num-records", str(count), "--record-size", str(size), "--throughput", "-1"),
-        "--producer-props",
-        *(f"{name}={value}" for name, value in {"bootstrap.servers": address, "acks": "all", **properties}.items()),
-    ]
-    told = subprocess.run(command, capture_output=True, text=True)
-    last = told.stdout.strip().splitlines()[-1:] or [""]
-    rate = re.search(r"([\d.]+) records/sec", last[0])
-    p99 = re.search(r"(\d+) ms 99th", last[0])
-    if told.returncode or rate is None or p99 is None:
-        raise KafkaFailed(f"ProducerPerformance: {told.stdout[-1000:]}{told.stderr[-1000:]}")
-    return ProduceResult(float(rate[1]), float(p99[1]))
+def random_cluster_id(libs: Path) -> str:
+    command = ["java", "-cp", f"{libs}/*", "kafka.tools.StorageTool", "random-uuid"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def find_libs(given: str | None) -> Path:
