@@ -15,10 +15,10 @@ v3-v13. v5 log start offset; v7 zstd; v8 per-record errors (KIP-467); v9 flexibl
 * Only the broker writes to internal topics: INVALID_TOPIC_EXCEPTION.
 * A batch for a partition that is being handed over, or taken over, waits until it is known where it is led; the batches
   behind it in the partition wait too. The other partitions of the request do not.
-* Full or failed storage is KAFKA_STORAGE_ERROR, which clients retry. What was appended before that, or before this broker
-  was replaced, is NOT_ENOUGH_REPLICAS_AFTER_APPEND: its outcome is unknown here, and a new leader may have it. With
-  NOT_LEADER_OR_FOLLOWER, as Kafka answers, librdkafka takes it for lost and may send its records in other batches, which
-  no leader can recognize as repeats.
+* Full or failed storage is KAFKA_STORAGE_ERROR, which clients retry. What was appended before that, or before this
+  broker was replaced, is NOT_ENOUGH_REPLICAS_AFTER_APPEND: its outcome is unknown here, and a new leader may have it.
+  With NOT_LEADER_OR_FOLLOWER, as Kafka answers, librdkafka takes it for lost and may send its records in other batches,
+  which no leader can recognize as repeats.
 * `timeout_ms` has no effect: there are no replicas to wait for, and an append is not given up on once it is made.
 """
 
