@@ -88,6 +88,7 @@ class Link(asyncio.Protocol):
         for _, call in unanswered:
             if not call.answer.done():
                 call.answer.set_exception(PeerUnavailable(f"{self._name}: {self._reason}"))
+                call.answer.exception()  # who asked may be gone
 
     # -- answers ----------------------------------------------------------------------------------------------------
     def _answered(self, frame: bytes) -> None:

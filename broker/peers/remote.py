@@ -43,6 +43,7 @@ class RemoteBroker:
         refusal = self._refusal(link)
         if refusal is not None:
             answer.set_exception(PeerUnavailable(f"{self}: {refusal}"))
+            answer.exception()  # who asked may be gone
         elif link is not None:
             link.send(call)
         else:
@@ -112,3 +113,4 @@ class RemoteBroker:
         for call in unsent:
             if not call.answer.done():
                 call.answer.set_exception(PeerUnavailable(f"{self}: {reason}"))
+                call.answer.exception()  # who asked may be gone
