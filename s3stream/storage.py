@@ -110,6 +110,7 @@ class S3Storage:
         )
         self._cleaner = Cleaner(catalog, store, settings, reader.forget, rng)
         self._tasks: asyncio.Task[None] | None = None
+        self._letting_go: asyncio.Task[None] | None = None
         self._closing = False
         self._left_nothing = False
         """Everything is in objects and closed: what becomes of the registration does not matter any more."""
@@ -138,6 +139,8 @@ class S3Storage:
                 await asyncio.wait([self._tasks])
             for stream in list(self._streams.values()):
                 self._release(stream)
+            if self._letting_go is not None:
+                await self._letting_go
             await self._wal.close()
         if self.failed is None:
             # Everything is in objects and closed: fenced here means that somebody noticed before us, or that an answer
@@ -186,6 +189,8 @@ class S3Storage:
             stream.fail(error)
         if self._tasks is not None:
             self._tasks.cancel()
+        # its lock is what others wait for
+        self._letting_go = asyncio.get_running_loop().create_task(self._wal.close(), name="let-wal-go")
         if self.on_failed is not None:
             self.on_failed(error)
 

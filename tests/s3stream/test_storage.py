@@ -12,6 +12,7 @@ from s3stream.api import OffsetOutOfRange, StorageFull, StreamClosed, StreamFail
 from s3stream.settings import StorageSettings
 from tests.s3stream.rig import NODE, SMALL, Rig, read_all, running, turn
 from tests.s3stream.sim.virtual_loop import virtual
+from wal import read_wal
 
 FAR = 10**9
 
@@ -89,6 +90,9 @@ async def test_after_a_wal_failure_nothing_is_confirmed_and_what_was_confirmed_s
             await rig.storage.open_streams([1])
         assert stream.confirmed_offset == 1
         assert await read_all(stream) == b"durable"
+        await turn()
+        wal = await read_wal(f"memory://{rig.wal_name}")
+        assert wal.owner_is_out, "others need not wait for the process to end"
 
 
 # -- uploading -------------------------------------------------------------------------------------------------------
