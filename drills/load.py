@@ -184,6 +184,20 @@ class Load:
         except TimeoutError:
             raise LoadFailed(f"fewer than {count} acknowledgements in {timeout_s:.0f} s") from None
 
+    async def stop(self) -> None:
+        """No more new records; those on their way go on."""
+        await self._stop_generating()
+
+    async def missing(self) -> list[tuple[Send, float]]:
+        """After `settle`: acknowledged records that a complete read does not find, and when they were made."""
+        log, _ = await read_log(self._bootstrap(), self.topic, self.id_of, self._chance)
+        there = {seen.id for seen in log}
+        return [
+            (send, self._created[send.id])
+            for send in self._sends.values()
+            if send.outcome is Outcome.ACKNOWLEDGED and send.id not in there
+        ]
+
     async def settle(self) -> None:
         """No more new records; returns when all are acknowledged. Raises LoadFailed."""
         await self._stop_generating()

@@ -45,6 +45,7 @@ EXPECTED_FAILURES = (
 """What ends a drill with one line: something did not come up, or did not do what it must."""
 _DEFECT = re.compile(r"Traceback|has a defect|InvariantBroken")
 MB = 1_000_000
+QUIET_S, QUIET_TIMEOUT_S = 2.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Run:
         self.promises: list[Promise] = []
         self.chance = random.Random(options.seed)
         self._tell = tell
+        self._other_loads: list[Load] = []
         self._began = time.monotonic()
         self._cluster: Cluster | None = None
         if options.bootstrap is None:
@@ -166,6 +168,17 @@ class Run:
         except Disconnected:
             return False
 
+    async def until_store_is_quiet(self) -> None:
+        """Until little is written to it besides the load: compaction of what was put there has come to its end."""
+        began = self.now()
+        usual = 3 * self.load.rate * 1024
+        while self._cluster is not None and self.now() - began < QUIET_TIMEOUT_S:
+            before = await self._traffic()
+            await asyncio.sleep(QUIET_S)
+            written = _difference(before, await self._traffic()).written
+            if written is None or written < usual * QUIET_S:
+                return
+
     async def tailrace(self, *arguments: str) -> str:
         """A command of the command line on this cluster."""
         address = self.chance.choice(self._alive())
@@ -177,6 +190,22 @@ class Run:
         brokers = (self._cluster.brokers[node_id] for node_id in self._cluster.alive())
         return [Address(broker.host, broker.port) for broker in brokers]
 
+    async def other_load(self, topic: str, *, partitions: int, rate: int) -> Load:
+        """One more, on a topic with the usual configs; what it tells is the scenario's to judge."""
+        load = Load(
+            lambda: self._target.bootstrap,
+            Timeline(),
+            self.now,
+            self.options.seed + 1,
+            topic=topic,
+            partitions=partitions,
+            rate=rate,
+        )
+        self._other_loads.append(load)
+        await load.prepare()
+        load.start()
+        return load
+
     # -- the frame --------------------------------------------------------------------------------------------------
     async def execute(self) -> Report:
         failure = ""
@@ -185,7 +214,7 @@ class Run:
             await self.drill.scenario(self)
             await self._judge()
         except EXPECTED_FAILURES as error:
-            failure = str(error).strip() or type(error).__name__
+            failure = _one_line(error)
             self.say(f"FAILED: {failure}")
         finally:
             await self._end()
@@ -243,6 +272,8 @@ class Run:
 
     async def _end(self) -> None:
         """What was begun is ended, also when the drill is interrupted."""
+        for load in self._other_loads:
+            await load.close()
         if self._cluster is None:
             if not self.options.keep:
                 await self.load.remove_topic()
@@ -275,6 +306,12 @@ class Run:
         if phase.traffic.read is not None:
             figures.append(f"{quantity(phase.traffic.read, 'bytes')} from it")
         return ", ".join(figures)
+
+
+def _one_line(error: Exception) -> str:
+    """The first line, and the last one where there are more: a broker's last words."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
 
 
 async def _knows(admin: Admin, node_ids: Sequence[int]) -> bool:
