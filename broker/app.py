@@ -30,6 +30,9 @@ from broker.balance.balancer import Balancer
 from broker.balance.load import LoadMeter
 from broker.cluster.image import MetadataImage
 from broker.cluster.topics import TopicAdmin
+from broker.compaction.cleaner import LogCleaner
+from broker.compaction.share import compacts_objects_of
+from broker.compaction.worker import CleaningProcess
 from broker.config.broker_config import BrokerConfig
 from broker.config.broker_definitions import RACK_AWARE_SELECTOR
 from broker.config.definition import ConfigError
@@ -375,6 +378,10 @@ async def _open_services(
     retention = Retention(partitions, config, now_ms)
     retention.start()
     stack.push_async_callback(retention.stop)
+    storage.compactor.adopts = partial(compacts_objects_of, image)
+    cleaner = LogCleaner(partitions, storage.compactor, CleaningProcess(), config, now_ms)
+    cleaner.start()
+    stack.push_async_callback(cleaner.stop)
     load_meter = LoadMeter(partitions.all)
     load_meter.start()
     stack.push_async_callback(load_meter.stop)

@@ -90,6 +90,8 @@ class Stream(Protocol):
     start_offset: int
     next_offset: int
     confirmed_offset: int
+    compacted_offset: int
+    """Below it the log was compacted by key."""
     on_confirmed: Callable[[], None] | None
     """Called at most once per WAL flush, or commit, after `confirmed_offset` moved."""
     on_failed: Callable[[StorageError], None] | None

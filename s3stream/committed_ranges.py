@@ -147,8 +147,12 @@ class CommittedRanges:
         return RangeInfo(self._starts[i], self._ends[i], self._sizes[i], self._timestamps[i])
 
     def _at(self, i: int) -> CommittedRange:
-        following = tuple((ref.key, ref.size) for ref in self._refs[i + 1 : i + 1 + FOLLOWING_MAX])
-        return CommittedRange(self._refs[i], self._starts[i], self._ends[i], following)
+        ref = self._refs[i]
+        # one object may hold several ranges of a stream
+        following = dict.fromkeys(
+            (each.key, each.size) for each in self._refs[i + 1 : i + 1 + FOLLOWING_MAX] if each.key != ref.key
+        )
+        return CommittedRange(ref, self._starts[i], self._ends[i], tuple(following))
 
 
 class _Infos(Sequence[RangeInfo]):

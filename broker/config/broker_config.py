@@ -38,6 +38,9 @@ class BrokerConfig:
     log_retention_minutes: int | None
     log_retention_hours: int
     log_retention_bytes: int
+    log_cleaner_enable: bool
+    log_cleaner_backoff_ms: int
+    log_cleaner_dedupe_buffer_size: int
     log_retention_check_interval_ms: int
     message_max_bytes: int
     log_message_timestamp_type: str

@@ -313,6 +313,41 @@ _DURABILITY = _table(
     ),
 )
 
+_COMPACTION = _table(
+    Effect.HONOURED,
+    ("log.cleaner.delete.retention.ms", _LONG, 86400000, at_least(0), _CLUSTER, "Default of delete.retention.ms."),
+    ("log.cleaner.max.compaction.lag.ms", _LONG, LONG_MAX, at_least(1), _CLUSTER, "Default of max.compaction.lag.ms."),
+    ("log.cleaner.min.compaction.lag.ms", _LONG, 0, at_least(0), _CLUSTER, "Default of min.compaction.lag.ms."),
+    ("log.cleaner.min.cleanable.ratio", _DOUBLE, 0.5, between(0, 1), _CLUSTER, "Default of min.cleanable.dirty.ratio."),
+    ("log.roll.hours", _INT, 168, at_least(1), _READ_ONLY, "Default of segment.ms, in hours."),
+    ("log.roll.ms", _LONG, None, at_least(1), _CLUSTER, "Default of segment.ms; goes before hours."),
+    ("log.segment.bytes", _INT, 1073741824, at_least(1048576), _CLUSTER, "Default of segment.bytes."),
+    (
+        "log.cleaner.enable",
+        _BOOLEAN,
+        "true",
+        None,
+        _READ_ONLY,
+        "Compact topics with cleanup.policy=compact, the coordinators' own among them.",
+    ),
+    (
+        "log.cleaner.backoff.ms",
+        _LONG,
+        15000,
+        at_least(0),
+        _CLUSTER,
+        "Time between two looks for a log to compact.",
+    ),
+    (
+        "log.cleaner.dedupe.buffer.size",
+        _LONG,
+        134217728,
+        None,
+        _CLUSTER,
+        "Memory for the keys of one pass, some 200 bytes each. A log with more dirty keys takes several passes.",
+    ),
+)
+
 _WITHOUT_EFFECT = _table(
     Effect.ACCEPTED,
     ("request.timeout.ms", _INT, 30000, None, _READ_ONLY, "How long brokers wait for each other."),
@@ -336,10 +371,17 @@ _WITHOUT_EFFECT = _table(
     ("compression.gzip.level", _INT, -1, gzip_level, _CLUSTER, "Default of compression.gzip.level."),
     ("compression.lz4.level", _INT, 9, between(1, 17), _CLUSTER, "Default of compression.lz4.level."),
     ("compression.zstd.level", _INT, 3, between(-131072, 22), _CLUSTER, "Default of compression.zstd.level."),
-    ("log.cleaner.delete.retention.ms", _LONG, 86400000, at_least(0), _CLUSTER, "Default of delete.retention.ms."),
-    ("log.cleaner.max.compaction.lag.ms", _LONG, LONG_MAX, at_least(1), _CLUSTER, "Default of max.compaction.lag.ms."),
-    ("log.cleaner.min.compaction.lag.ms", _LONG, 0, at_least(0), _CLUSTER, "Default of min.compaction.lag.ms."),
-    ("log.cleaner.min.cleanable.ratio", _DOUBLE, 0.5, between(0, 1), _CLUSTER, "Default of min.cleanable.dirty.ratio."),
+    ("log.cleaner.threads", _INT, 1, at_least(0), _CLUSTER, "Kafka's cleaner threads. One log is compacted at a time."),
+    ("log.cleaner.io.buffer.size", _INT, 524288, at_least(0), _CLUSTER, "Kafka's buffers of the log cleaner."),
+    ("log.cleaner.io.buffer.load.factor", _DOUBLE, 0.9, None, _CLUSTER, "How full Kafka's map of keys may become."),
+    (
+        "log.cleaner.io.max.bytes.per.second",
+        _DOUBLE,
+        "1.7976931348623157E308",
+        None,
+        _CLUSTER,
+        "Kafka's bound on the log cleaner's reads and writes. The setting compaction_rate of the storage is ours.",
+    ),
     ("log.flush.interval.messages", _LONG, LONG_MAX, at_least(1), _CLUSTER, "Default of flush.messages."),
     ("log.flush.interval.ms", _LONG, None, None, _CLUSTER, "Default of flush.ms."),
     ("log.index.interval.bytes", _INT, 4096, at_least(0), _CLUSTER, "Default of index.interval.bytes."),
@@ -347,11 +389,8 @@ _WITHOUT_EFFECT = _table(
     ("log.local.retention.bytes", _LONG, -2, at_least(-2), _CLUSTER, "Default of local.retention.bytes."),
     ("log.local.retention.ms", _LONG, -2, at_least(-2), _CLUSTER, "Default of local.retention.ms."),
     ("log.preallocate", _BOOLEAN, "false", None, _CLUSTER, "Default of preallocate."),
-    ("log.roll.hours", _INT, 168, at_least(1), _READ_ONLY, "Default of segment.ms, in hours."),
-    ("log.roll.ms", _LONG, None, at_least(1), _CLUSTER, "Default of segment.ms; goes before hours."),
     ("log.roll.jitter.hours", _INT, 0, at_least(0), _READ_ONLY, "Default of segment.jitter.ms, in hours."),
     ("log.roll.jitter.ms", _LONG, None, None, _CLUSTER, "Default of segment.jitter.ms; goes before hours."),
-    ("log.segment.bytes", _INT, 1073741824, at_least(1048576), _CLUSTER, "Default of segment.bytes."),
     ("log.segment.delete.delay.ms", _LONG, 60000, at_least(0), _CLUSTER, "Default of file.delete.delay.ms."),
 )
 
@@ -552,6 +591,7 @@ BROKER_CONFIGS: dict[str, ConfigDef] = by_name(
     + _BALANCE
     + _DURABILITY
     + _RACKS
+    + _COMPACTION
     + _WITHOUT_EFFECT
     + _CONSUMER_GROUPS
     + _GROUP_TYPES

@@ -36,7 +36,10 @@ _NO_SEGMENTS = "There are no segment files: the log is a stream of objects."
 _NO_REPLICAS = "Brokers do not replicate to each other; the object store is what is durable."
 _NO_RECOMPRESSION = "Batches are stored as the producer sent them and never compressed anew."
 _NO_TIERING = "All data is in object storage from the start; there is no second tier."
-_NO_COMPACTION = "Log compaction is not performed yet: every record is kept."
+_ACTIVE = (
+    "There are no segment files; it says which end of a compacted log is active, and left alone: what is younger than "
+    "segment.ms and has less than segment.bytes behind it."
+)
 
 
 def _define(
@@ -62,7 +65,7 @@ TOPIC_CONFIGS: dict[str, ConfigDef] = by_name(
             _HONOURED,
             "What happens to old records: 'delete' drops them by age and size, 'compact' keeps the last of each key, "
             "both may be combined, and an empty list keeps everything.",
-            "Without 'delete' nothing is dropped by retention. " + _NO_COMPACTION,
+            "Without 'delete' nothing is dropped by retention.",
             "log.cleanup.policy",
         ),
         _define(
@@ -110,9 +113,9 @@ TOPIC_CONFIGS: dict[str, ConfigDef] = by_name(
             _LONG,
             86400000,
             at_least(0),
-            _ACCEPTED,
+            _HONOURED,
             "How long tombstones stay in a compacted topic, so that a reader that started at the beginning sees them.",
-            _NO_COMPACTION,
+            "Counted from the compaction that first meets the tombstone as the last of its key.",
             "log.cleaner.delete.retention.ms",
         ),
         _define(
@@ -198,9 +201,9 @@ TOPIC_CONFIGS: dict[str, ConfigDef] = by_name(
             _LONG,
             LONG_MAX,
             at_least(1),
-            _ACCEPTED,
+            _HONOURED,
             "The longest time a record of a compacted topic may stay uncompacted.",
-            _NO_COMPACTION,
+            "Also bounds how long records count as active.",
             "log.cleaner.max.compaction.lag.ms",
         ),
         _define(
@@ -248,9 +251,9 @@ TOPIC_CONFIGS: dict[str, ConfigDef] = by_name(
             _DOUBLE,
             0.5,
             between(0, 1),
-            _ACCEPTED,
+            _HONOURED,
             "The uncompacted share of a log from which compaction is worth it.",
-            _NO_COMPACTION,
+            "By bytes. The logs of coordinators also need a MiB of uncompacted data.",
             "log.cleaner.min.cleanable.ratio",
         ),
         _define(
@@ -258,9 +261,9 @@ TOPIC_CONFIGS: dict[str, ConfigDef] = by_name(
             _LONG,
             0,
             at_least(0),
-            _ACCEPTED,
+            _HONOURED,
             "The shortest time a record of a compacted topic stays uncompacted.",
-            _NO_COMPACTION,
+            "By the newest record of what is in one object.",
             "log.cleaner.min.compaction.lag.ms",
         ),
         _define(
@@ -335,9 +338,9 @@ TOPIC_CONFIGS: dict[str, ConfigDef] = by_name(
             _INT,
             1073741824,
             at_least(1048576),
-            _ACCEPTED,
+            _HONOURED,
             "The size of a segment file.",
-            _NO_SEGMENTS,
+            _ACTIVE + " Not counted in the logs of coordinators.",
             "log.segment.bytes",
         ),
         _define(
@@ -365,9 +368,9 @@ TOPIC_CONFIGS: dict[str, ConfigDef] = by_name(
             _LONG,
             604800000,
             at_least(1),
-            _ACCEPTED,
+            _HONOURED,
             "The age at which a segment is rolled.",
-            _NO_SEGMENTS,
+            _ACTIVE + " Not counted in the logs of coordinators.",
             "log.roll.ms",
         ),
         _define(

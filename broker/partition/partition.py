@@ -12,6 +12,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import structlog
@@ -356,6 +357,18 @@ class Partition(LogView):
         self.leader_epochs.trim(self._log.start_offset)
         self._transactions.aborted.trim(self._log.start_offset)
         return self._log.start_offset
+
+    # -- compaction -------------------------------------------------------------------------------------------------
+    def aborted_below(self, end_offset: int) -> list[tuple[int, int, int]]:
+        """(producer id, first offset, offset of the marker) of the aborted transactions that began below it."""
+        return self._transactions.aborted.before(end_offset)
+
+    async def forget_aborted(self, marker_offsets: Iterable[int]) -> None:
+        """Transactions of which nothing is left but these markers, which are about to go; durably."""
+        async with self._trimming:
+            if self._transactions.aborted.forget(marker_offsets):
+                self._unsnapshotted_size = 0
+                await self._snapshots.append_durably(self._log.next_offset, self.leader_epochs, self.producers)
 
     # -- snapshots and closing --------------------------------------------------------------------------------------
     async def maintain(self, now_ms: int, producer_id_expiration_ms: int) -> None:

@@ -151,6 +151,10 @@ class ProducerStates:
             for producer_id, entry in self._entries.items()
         ]
 
+    def last_batches(self) -> dict[int, tuple[int, int]]:
+        """Producer id -> (epoch, base offset of its last batch, -1 if none is known)."""
+        return {key: (entry.epoch, entry.batches[-1].base_offset) for key, entry in self._entries.items()}
+
     def transaction_ongoing(self, producer_id: int, epoch: int) -> bool:
         """A transaction of this producer epoch is open."""
         entry = self._entries.get(producer_id)

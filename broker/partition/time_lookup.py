@@ -46,6 +46,8 @@ async def offset_for_timestamp(stream: Stream, timestamp: int, end_offset: int) 
             for header, batch in iter_batches(buffer):
                 if header.max_timestamp < timestamp or header.last_offset < stream.start_offset:
                     continue
+                if not header.record_count:
+                    continue  # its records were compacted away
                 record = await _first_record(header, batch, timestamp, stream.start_offset)
                 if record is not None:
                     return record
@@ -57,7 +59,7 @@ async def offset_for_timestamp(stream: Stream, timestamp: int, end_offset: int) 
 async def _first_record(
     header: BatchHeader, batch: memoryview, timestamp: int, start_offset: int
 ) -> TimestampOffset | None:
-    if header.is_log_append_time:
+    if header.is_log_append_time and header.record_count > header.last_offset_delta:
         return TimestampOffset(
             header.max_timestamp, max(header.base_offset, start_offset), header.partition_leader_epoch
         )
@@ -81,18 +83,22 @@ def _search(header: BatchHeader, batch: memoryview, timestamp: int, start_offset
 async def max_timestamp_offset(stream: Stream) -> TimestampOffset | None:
     """The first confirmed record that has the largest timestamp, or None if there is none.
 
-    Ranges and headers also count what was deleted from their beginning: if no record has the timestamp that they
-    promise, the first range is walked as well, and of the batch at the start of the log its records count.
+    Ranges and headers also count what was deleted from the log's beginning, or compacted away: if no record has the
+    timestamp that they promise, the ranges that promise most are walked.
     """
     end_offset = stream.confirmed_offset
-    ranges = stream.ranges()
+    ranges = list(stream.ranges())
     in_tail = await _latest(stream, max(stream.start_offset, ranges[-1].end_offset if ranges else 0), end_offset)
-    in_ranges = [each.max_timestamp for each in ranges]
-    found = await offset_for_timestamp(stream, max(in_tail, *in_ranges, 0), end_offset)
-    if found is None and ranges:
-        in_ranges[0] = await _latest(stream, stream.start_offset, ranges[0].end_offset)
-        found = await offset_for_timestamp(stream, max(in_tail, *in_ranges, 0), end_offset)
-    return found
+    promised = [(each.max_timestamp, each.start_offset, each.end_offset) for each in ranges]
+    found = await offset_for_timestamp(stream, max(in_tail, 0, *(each[0] for each in promised)), end_offset)
+    if found is not None:
+        return found
+    known = in_tail
+    for timestamp, start_offset, stop in sorted(promised, reverse=True):
+        if timestamp <= known:
+            break
+        known = max(known, await _latest(stream, max(start_offset, stream.start_offset), stop))
+    return await offset_for_timestamp(stream, max(known, 0), end_offset)
 
 
 async def _latest(stream: Stream, offset: int, end_offset: int) -> int:
@@ -104,6 +110,8 @@ async def _latest(stream: Stream, offset: int, end_offset: int) -> int:
             break
         for buffer in found.buffers:
             for header, batch in iter_batches(buffer):
+                if not header.record_count:
+                    continue
                 if header.base_offset >= stream.start_offset or header.is_log_append_time:
                     latest = max(latest, header.max_timestamp)
                 else:

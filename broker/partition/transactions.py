@@ -67,6 +67,21 @@ class AbortedTransactions:
                 break
         return found
 
+    def before(self, end_offset: int) -> list[tuple[int, int, int]]:
+        """`(producer id, first offset, last offset)` of those that began below `end_offset`."""
+        columns = zip(self._producer_ids, self._first_offsets, self._last_offsets, strict=True)
+        return [each for each in columns if each[1] < end_offset]
+
+    def forget(self, last_offsets: Iterable[int]) -> bool:
+        """Forget those with these last offsets; True if there were any."""
+        gone = set(last_offsets)
+        kept = [index for index, last in enumerate(self._last_offsets) if last not in gone]
+        if len(kept) == len(self._last_offsets):
+            return False
+        for column in (self._producer_ids, self._first_offsets, self._last_offsets, self._stable_offsets):
+            column[:] = array(_INT64, [column[index] for index in kept])
+        return True
+
     def trim(self, log_start_offset: int) -> None:
         """Forget those whose markers are below `log_start_offset`."""
         count = bisect_left(self._last_offsets, log_start_offset)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from s3stream.api import ObjectCorrupt
+from s3stream.api import ObjectCorrupt, Stream, StreamClosed
 from s3stream.block_cache import BlockReader
 from s3stream.catalog.api import (
     BrokerFenced,
@@ -171,16 +171,16 @@ class Compactor:
         with self._working_on(stream) as (reader, uploads):
             return await self._replace(await merge(stream.stream_id, located, reader, uploads))
 
-    async def rewrite(
-        self, stream: S3Stream, end_offset: int, batch_filter: BatchFilter, compacted_offset: int
-    ) -> bool:
+    async def rewrite(self, stream: Stream, end_offset: int, batch_filter: BatchFilter, compacted_offset: int) -> bool:
         """Send the stream's committed ranges below `end_offset` through the filter; False if others are at work on it.
 
         Each step moves the stream's compacted offset, up to `compacted_offset`. What was committed before a conflict or
-        an error stays. Raises StoreError, CatalogError, ObjectCorrupt, and what the filter raises.
+        an error stays. Raises StoreError, CatalogError, ObjectCorrupt, StreamClosed, and what the
+        filter raises.
         """
         if stream.stream_id in self._busy:
             return False
+        stream = self._open(stream)
         located = stream.committed_ranges.located(stream.stream_id, stream.start_offset, end_offset)
         with self._working_on(stream) as (reader, uploads):
             async for step in filtered(
@@ -192,16 +192,22 @@ class Compactor:
                     return False
         return True
 
-    async def read(self, stream: S3Stream, start_offset: int, end_offset: int) -> AsyncIterator[list[Batch]]:
+    async def read(self, stream: Stream, start_offset: int, end_offset: int) -> AsyncIterator[list[Batch]]:
         """The committed batches of these offsets, and what shares a block with them. Raises StoreError,
         ObjectCorrupt."""
-        located = stream.committed_ranges.located(stream.stream_id, start_offset, end_offset)
+        located = self._open(stream).committed_ranges.located(stream.stream_id, start_offset, end_offset)
         reader = StreamReader(self._store, self._throttle, self._offload)
         try:
             async for batches in reader.chunks(located):
                 yield batches
         finally:
             self.stats.bytes_read += reader.bytes_read
+
+    def _open(self, stream: Stream) -> S3Stream:
+        held = self._streams.get(stream.stream_id)
+        if held is None or held is not stream:
+            raise StreamClosed(f"stream {stream.stream_id} is not open here any more")
+        return held
 
     @contextmanager
     def _working_on(self, stream: S3Stream) -> Iterator[tuple[StreamReader, Uploads]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from protocol.records import iter_batches
 from s3stream.api import (
@@ -29,12 +29,14 @@ class FakeStream:
         self.next_offset = start_offset
         self.confirmed_offset = start_offset
         self.committed_offset = start_offset
+        self.compacted_offset = 0
         self.on_confirmed: Callable[[], None] | None = None
         self.on_failed: Callable[[StorageError], None] | None = None
         self.cached_from = start_offset
         self.full = False
         self.confirms_on_commit = False
         self.closed = False
+        self.released = False
         self.failed: StorageError | None = None
         self.batches: list[tuple[int, int, bytes, int]] = []
         self.fetches = 0
@@ -160,6 +162,10 @@ class FakeStorage:
             former = self.streams.get(stream_id)
             self.streams[stream_id] = FakeStream(stream_id) if former is None else former.reopened()
         return [self.streams[stream_id] for stream_id in stream_ids]
+
+    def release_streams(self, streams: Iterable[FakeStream]) -> None:
+        for stream in streams:
+            stream.closed = stream.released = True
 
     def pressure(self) -> Pressure:
         return Pressure(self.level, 0, 0, 0)

@@ -112,6 +112,7 @@ class MemoryCatalog:
         if any(info.open and self.owners[info.stream_id] == (node_id, broker_epoch) for info in self.streams.values()):
             raise CatalogError("streams are still open")
         del self.brokers_[node_id]
+        self.fenced.add((node_id, broker_epoch))  # what it prepared is given up
 
     async def trim_streams(self, node_id: int, broker_epoch: int, starts: Mapping[int, tuple[int, int]]) -> None:
         self._check_broker(node_id, broker_epoch)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from s3stream.api import FetchResult, OffsetOutOfRange, StorageError, StorageFull
 from s3stream.block_cache import BlockReader
 from s3stream.catalog.api import CatalogUnreachable
+from s3stream.compaction.plan import Limits
 from s3stream.log_cache import BATCH_OVERHEAD
 from s3stream.objectstore.api import StoreUnreachable
 from s3stream.objectstore.memory import MemoryStore
@@ -41,6 +42,19 @@ SETTINGS = StorageSettings(
     unuploaded_size_max=30_000,
     object_ids_ahead=4,
     clean_interval_ms=700,
+    upload_split_size=2_000,
+    compaction_interval_ms=400,
+    compaction_rate=10_000_000,
+)
+LIMITS = Limits(
+    split_size=800,
+    target_size=4_000,
+    tiers=(300, 900, 2_000),
+    run_count_max=6,
+    fan_in=3,
+    sources_max=4,
+    generation_max=2,
+    job_size=3_000,
 )
 
 
@@ -119,6 +133,7 @@ class World:
             may_confirm=lambda: self.may_confirm,
             rng=self.rng,
             offload=inline,
+            limits=LIMITS,
         )
         self.storage.set_pressure_listener(self._on_pressure)
         await self.storage.start()
