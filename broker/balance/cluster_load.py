@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from uuid import UUID
 
 from broker.balance.model import IDLE, BrokerState, Key, Load, PartitionState
@@ -21,10 +21,8 @@ _CPU = Load._fields.index("cpu")
 
 
 class ClusterLoad:
-    """A partition that moves already, or was moved, counts where it goes, and does not move again.
-
-    `movable`: what may be moved away from each broker that is alive. `receivers` may be given something; drained are
-    those that must not. Partitions whose leader is not alive are left to failover.
+    """A partition that moves already, or was moved, counts where it goes, and does not move again. `receivers` may be
+    given something. Partitions whose leader is not alive are left to failover.
     """
 
     def __init__(self, brokers: Iterable[BrokerState], partitions: Iterable[PartitionState]) -> None:
@@ -33,8 +31,9 @@ class ClusterLoad:
         self.receivers = [node_id for node_id, each in self.brokers.items() if each.accepts and not each.draining]
         self.led: Counter[int] = Counter()
         self.led_of_topic: Counter[tuple[int, UUID]] = Counter()
+        self.partitions_of_topic: Counter[UUID] = Counter()
         self.carried: dict[int, list[float]] = {node_id: [0.0] * len(Load._fields) for node_id in self.brokers}
-        self.movable: dict[int, dict[Key, PartitionState]] = {node_id: {} for node_id in self.brokers}
+        self._movable: dict[int, dict[UUID, dict[Key, PartitionState]]] = {node_id: {} for node_id in self.brokers}
         self.moving_count = 0
         self._factors = dict.fromkeys(self.brokers, 1.0)
         for each in self._share_out_cpu(partitions):
@@ -47,7 +46,8 @@ class ClusterLoad:
         if target is not None:
             self.moving_count += 1
         elif leader in self.brokers:
-            self.movable[leader][partition.key] = partition
+            self._movable[leader].setdefault(partition.topic_id, {})[partition.key] = partition
+        self.partitions_of_topic[partition.topic_id] += 1
         if place in self.brokers:
             self._count(partition, place, 1)
 
@@ -62,7 +62,7 @@ class ClusterLoad:
     def _share_out_cpu(self, partitions: Iterable[PartitionState]) -> list[PartitionState]:
         """A partition costs what it has to do, at the average of all brokers; `_factors` says how much dearer the same
         is at one broker. What that does besides says little of its partitions, hence the bounds."""
-        listed = sorted(partitions, key=lambda each: each.key)
+        listed = sorted(partitions, key=lambda each: (not each.settled, -_weight(each.load), each.key))
         weights: defaultdict[int, float] = defaultdict(float)
         for each in listed:
             weights[each.leader] += _weight(each.load)
@@ -86,6 +86,16 @@ class ClusterLoad:
         )
 
     # -- questions ----------------------------------------------------------------------------------------------------
+    def movable(self, node_id: int) -> Iterator[PartitionState]:
+        """What may be moved away from a broker; of each topic what has not moved for a while and is busiest first."""
+        for partitions in self._movable[node_id].values():
+            yield from partitions.values()
+
+    def movable_topics(self, node_id: int) -> Iterator[tuple[UUID, Iterable[PartitionState]]]:
+        for topic_id, partitions in self._movable[node_id].items():
+            if partitions:
+                yield topic_id, partitions.values()
+
     def average_led(self) -> float:
         return sum(self.led[each] for each in self.receivers) / len(self.receivers)
 
@@ -120,7 +130,7 @@ class ClusterLoad:
 
     # -- moves --------------------------------------------------------------------------------------------------------
     def move(self, partition: PartitionState, target: int) -> None:
-        del self.movable[partition.leader][partition.key]
+        del self._movable[partition.leader][partition.topic_id][partition.key]
         self._count(partition, partition.leader, -1)
         self._count(partition, target, 1)
 

@@ -56,7 +56,7 @@ class Bounds(NamedTuple):
 
     partitions_percentage: int = 10
     load_percentage: int = 25
-    moves_max: int = 20
+    moves_max: int = 50
     only_drain: bool = False
 
 

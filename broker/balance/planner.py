@@ -22,6 +22,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
+from uuid import UUID
 
 from broker.balance.cluster_load import DIMENSIONS, ClusterLoad
 from broker.balance.model import IDLE, Bounds, BrokerState, Goal, Load, Move, PartitionState
@@ -60,7 +61,7 @@ def _drain(cluster: ClusterLoad) -> Iterator[Move]:
     if not receivers:
         return
     for source in cluster.draining:
-        for partition in _busiest_first(cluster, cluster.movable[source].values()):
+        for partition in _busiest_first(cluster, cluster.movable(source)):
             usable = [each for each in receivers if cluster.may_be_at(partition, each)] or receivers
             target = _emptiest(cluster, partition, usable)
             yield _moved(cluster, partition, target, Goal.DRAIN, f"broker {source} is draining")
@@ -90,7 +91,7 @@ def _emptiest(cluster: ClusterLoad, partition: PartitionState, usable: list[int]
 # -- 2: assignments ---------------------------------------------------------------------------------------------------
 def _assigned(cluster: ClusterLoad) -> Iterator[Move]:
     for source in cluster.receivers:
-        for partition in list(cluster.movable[source].values()):
+        for partition in list(cluster.movable(source)):
             if cluster.may_be_at(partition, source):
                 continue
             target = next((each for each in partition.replicas if each in cluster.receivers), None)
@@ -129,20 +130,22 @@ def _next_for_counts(cluster: ClusterLoad) -> tuple[PartitionState, int] | None:
 
 
 def _best_for_counts(cluster: ClusterLoad, source: int, target: int) -> PartitionState | None:
-    """Of the topic that is most uneven between the two; then what makes their loads alike."""
+    """Of the topic that is most uneven between the two, for its size; then what makes their loads alike. So whoever is
+    new gets of everything, what is busiest first."""
+    uneven: tuple[float, UUID] | None = None
+    usable: list[PartitionState] = []
+    for topic_id, partitions in cluster.movable_topics(source):
+        surplus = cluster.led_of_topic[source, topic_id] - cluster.led_of_topic[target, topic_id]
+        rank = -surplus / cluster.partitions_of_topic[topic_id], topic_id
+        if uneven is None or rank < uneven:
+            candidates = (each for each in partitions if cluster.may_be_at(each, target))
+            if found := list(islice(candidates, CANDIDATES_MAX)):
+                uneven, usable = rank, found
 
     def order(partition: PartitionState) -> tuple[object, ...]:
-        topic_id = partition.topic_id
-        surplus = cluster.led_of_topic[source, topic_id] - cluster.led_of_topic[target, topic_id]
-        return -surplus, not partition.settled
+        return not partition.settled, cluster.unevenness(source, target, partition.load), partition.key
 
-    usable = (each for each in cluster.movable[source].values() if cluster.may_be_at(each, target))
-    best = heapq.nsmallest(CANDIDATES_MAX, usable, key=order)
-    if not best:
-        return None
-    first = order(best[0])
-    equal = [each for each in best if order(each) == first]
-    return min(equal, key=lambda each: (cluster.unevenness(source, target, each.load), each.key))
+    return min(usable, key=order, default=None)
 
 
 # -- 4: load ----------------------------------------------------------------------------------------------------------
@@ -227,7 +230,7 @@ def _candidates(
     cluster: ClusterLoad, source: int, target: int, dimension: int, *, busiest: bool
 ) -> list[PartitionState]:
     sign = -1 if busiest else 1
-    usable = (each for each in cluster.movable[source].values() if each.settled and cluster.may_be_at(each, target))
+    usable = (each for each in cluster.movable(source) if each.settled and cluster.may_be_at(each, target))
     return heapq.nsmallest(CANDIDATES_MAX, usable, key=lambda each: (sign * each.load[dimension], each.key))
 
 
