@@ -136,7 +136,7 @@ class Fetch:
                 raise PartitionError(ErrorCode.UNKNOWN_TOPIC_ID)
             name = topic.name
         partitions = services.partitions
-        partition = partitions.get(name, target.index) or partitions.departing(name, target.index)
+        partition = partitions.readable(name, target.index)
         if partition is None:
             code = absence_code(services.image.topic(name), target.index)
             if partitions.in_transit(name, target.index):

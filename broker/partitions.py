@@ -5,7 +5,7 @@ Invariants
 * `get` returns a partition only while it is led here and its state has been recovered.
 * The streams of everything that is opened together are opened in one catalog transaction.
 * Opening and closing of one topic never overlap.
-* A partition that is being handed over (`broker.handoff`) accepts nothing but is read on (`departing`), until the image
+* A partition that is being handed over (`broker.handoff`) accepts nothing but is read on (`readable`), until the image
   says that another broker leads it, or it goes on here.
 * A partition whose records or snapshots cannot be read is offline, alone: it is answered for as one that is not led
   here, and tried again from time to time.
@@ -83,9 +83,10 @@ class Partitions:
     def all(self) -> Iterable[Partition]:
         return self._by_name.values()
 
-    def departing(self, topic: str, index: int) -> Partition | None:
-        """One that is being handed over: it may be read."""
-        return self._departing.get((topic, index))
+    def readable(self, topic: str, index: int) -> Partition | None:
+        """As `get`, or one that is being handed over."""
+        key = (topic, index)
+        return self._by_name.get(key) or self._departing.get(key)
 
     def in_transit(self, topic: str, index: int) -> bool:
         """It is on its way here, or away and not there yet: whoever asks for it does well to `park`."""
@@ -120,7 +121,9 @@ class Partitions:
         async with AsyncExitStack() as locked:
             for topic in sorted(topics, key=attrgetter("topic_id")):
                 await locked.enter_async_context(self._locks[topic.topic_id])
-            await self._open([(t, each) for t in topics for each in t.partitions if self._is_missing(t, each)])
+            # they may have changed meanwhile
+            present = [self._image.topic_by_id(topic.topic_id.bytes) or topic for topic in topics]
+            await self._open([(t, each) for t in present for each in t.partitions if self._is_missing(t, each)])
 
     async def open_all(self) -> None:
         """Open everything that the image says is led here; new topics are opened as the image learns of them."""

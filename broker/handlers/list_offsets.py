@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
+from broker.handoff.arrival import arrived
 from broker.leadership import absence_code
 from broker.partition.errors import PartitionError, code_of
 from broker.partition.log_view import READ_COMMITTED
@@ -57,7 +58,30 @@ _NO_RECORD = TimestampOffset(_NO_TIMESTAMP, -1, -1)
 def handle(
     services: Services, ctx: RequestContext, request: ListOffsetsRequest
 ) -> ListOffsetsResponse | Awaitable[ListOffsetsResponse]:
-    """Only look-ups by time have to wait for anything."""
+    """Only look-ups by time, and partitions on their way here, have to be waited for."""
+    arriving = [
+        (topic.name, wanted.partition_index)
+        for topic in request.topics
+        for wanted in topic.partitions
+        if services.partitions.readable(topic.name, wanted.partition_index) is None
+        and services.partitions.in_transit(topic.name, wanted.partition_index)
+    ]
+    if arriving:
+        return _answer_after(services, ctx, request, arriving)
+    return _answer(services, ctx, request)
+
+
+async def _answer_after(
+    services: Services, ctx: RequestContext, request: ListOffsetsRequest, arriving: list[tuple[str, int]]
+) -> ListOffsetsResponse:
+    await arrived(services.partitions, arriving)
+    response = _answer(services, ctx, request)
+    return response if isinstance(response, ListOffsetsResponse) else await response
+
+
+def _answer(
+    services: Services, ctx: RequestContext, request: ListOffsetsRequest
+) -> ListOffsetsResponse | Awaitable[ListOffsetsResponse]:
     response = ListOffsetsResponse(throttle_time_ms=ctx.throttle_time_ms)
     by_time: list[tuple[str, ListOffsetsPartition, ListOffsetsPartitionResponse]] = []
     duplicates = _duplicates(request)
@@ -123,7 +147,7 @@ async def _answer_by_time(
 
 
 def _find(services: Services, topic: str, wanted: ListOffsetsPartition) -> Partition:
-    partition = services.partitions.get(topic, wanted.partition_index)
+    partition = services.partitions.readable(topic, wanted.partition_index)
     if partition is None:
         raise PartitionError(absence_code(services.image.topic(topic), wanted.partition_index))
     partition.check_leader_epoch(wanted.current_leader_epoch)

@@ -39,7 +39,7 @@ def handle(
 
 
 def _look_up(services: Services, topic: str, wanted: OffsetForLeaderPartition) -> EpochEndOffset:
-    partition = services.partitions.get(topic, wanted.partition)
+    partition = services.partitions.readable(topic, wanted.partition)
     if partition is None:
         code = absence_code(services.image.topic(topic), wanted.partition)
         return EpochEndOffset(error_code=code, partition=wanted.partition)

@@ -1,0 +1,310 @@
+"""What becomes of requests for a partition that is on its way: handed over, taken over, or staying after all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from broker.handlers import list_offsets
+from broker.handoff.parking import WAIT_MAX_S
+from broker.partition.partition import Partition
+from broker.request import Refused
+from protocol.errors import ErrorCode
+from protocol.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from s3stream.catalog.api import BrokerInfo, TopicInfo
+from tests.broker.handlers_data.node import NODE_ID, Node, answer, context, fetched, outcome
+from tests.broker.handlers_data.virtual_loop import run
+from tests.broker.partition.batches import batch
+
+OTHER = 2
+
+
+class Traveller:
+    """A node, and a partition of it that is on its way."""
+
+    def __init__(self, node: Node, topic: TopicInfo) -> None:
+        self.node = node
+        self.topic = topic
+
+    async def learn(self, **fields: Any) -> None:
+        """Partition 0 is so from now on."""
+        first = replace(self.topic.partitions[0], **fields)
+        self.topic = replace(self.topic, partitions=(first, *self.topic.partitions[1:]))
+        await self.node.learn({self.topic.topic_id: self.topic})
+
+    def hold(self) -> Partition:
+        partition = self.node.partitions.get("t", 0)
+        assert partition is not None
+        self.node.partitions.hold(partition)
+        return partition
+
+    async def handed_over(self) -> None:
+        await self.learn(leader=OTHER, leader_epoch=6, target=None)
+
+    async def settled(self) -> None:
+        await asyncio.gather(*self.node.partitions._tasks)
+
+
+async def traveller(leader: int = NODE_ID, **fields: Any) -> Traveller:
+    node = Node()
+    others = {OTHER: BrokerInfo(OTHER, 7, "other", 9093, "r", "memory://", alive=True, closed=False)}
+    await node.learn(brokers={**others, NODE_ID: BrokerInfo(NODE_ID, 1, "me", 9092, None, "m", True, False)})
+    node.partitions._follows_new_topics = True
+    if leader == NODE_ID:
+        return Traveller(node, await node.topic("t", partitions=2))
+    made = Traveller(node, node.topic_info("t", partitions=2, leader=leader))
+    await made.learn(**fields)
+    return made
+
+
+def in_virtual_time(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def call() -> None:
+        run(test())
+
+    call.__name__ = test.__name__
+    return call
+
+
+def error_of(result: Any, index: int = 0) -> int:
+    code: int = outcome(result).responses[0].partition_responses[index].error_code
+    return code
+
+
+# -- away -------------------------------------------------------------------------------------------------------------
+@in_virtual_time
+async def test_what_comes_while_a_partition_departs_is_sent_to_the_new_leader() -> None:
+    away = await traveller()
+    away.hold()
+    parked = away.node.produce("t", version=10)
+    assert not parked.done
+    await away.handed_over()
+    assert error_of(parked) == ErrorCode.NOT_LEADER_OR_FOLLOWER
+    response = parked.response
+    told = response.responses[0].partition_responses[0].current_leader
+    assert (told.leader_id, told.leader_epoch) == (OTHER, 6)
+    assert [(each.node_id, each.host, each.port) for each in response.node_endpoints] == [(OTHER, "other", 9093)]
+    assert away.node.log(away.topic).next_offset == 0
+
+
+@in_virtual_time
+async def test_what_was_appended_before_is_acknowledged_as_if_nothing_happened() -> None:
+    away = await traveller()
+    appended = away.node.produce("t")
+    partition = away.hold()
+    assert not appended.done
+    away.node.storage.flush()
+    assert error_of(appended) == 0
+    await away.handed_over()
+    assert partition.closed
+    assert all(stream.released for stream in partition.streams)  # type: ignore[attr-defined]
+
+
+@in_virtual_time
+async def test_if_it_stays_what_was_parked_is_appended_in_order() -> None:
+    away = await traveller()
+    partition = away.hold()
+    parked = [away.node.produce("t", batch([b"v"], producer_id=7, epoch=0, sequence=sequence)) for sequence in range(3)]
+    away.node.partitions.go_on(partition)
+    late = away.node.produce("t", batch([b"v"], producer_id=7, epoch=0, sequence=3))
+    away.node.storage.flush()
+    assert [error_of(each) for each in (*parked, late)] == [0] * 4
+    assert [outcome(each).responses[0].partition_responses[0].base_offset for each in (*parked, late)] == [0, 1, 2, 3]
+
+
+@in_virtual_time
+async def test_other_partitions_of_the_request_are_appended_at_once() -> None:
+    away = await traveller()
+    away.hold()
+    away.node.produce("t", index=1)
+    assert away.node.log(away.topic, 1).next_offset == 1
+
+
+@in_virtual_time
+async def test_nobody_is_parked_for_ever() -> None:
+    away = await traveller()
+    away.hold()
+    parked = away.node.produce("t")
+    await asyncio.sleep(WAIT_MAX_S * 0.9)
+    assert not parked.done
+    await asyncio.sleep(WAIT_MAX_S * 0.2)
+    assert error_of(parked) == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+@in_virtual_time
+async def test_a_stop_answers_who_is_parked() -> None:
+    away = await traveller()
+    away.hold()
+    parked = away.node.produce("t")
+    await away.node.partitions.close_all()
+    assert error_of(parked) == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+@in_virtual_time
+async def test_a_deleted_topic_answers_who_is_parked() -> None:
+    away = await traveller()
+    away.hold()
+    parked = away.node.produce("t")
+    await away.node.learn({away.topic.topic_id: None})
+    assert error_of(parked) == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+
+
+@in_virtual_time
+async def test_whoever_closed_the_connection_meanwhile_has_nothing_appended() -> None:
+    away = await traveller()
+    partition = away.hold()
+    parked = away.node.produce("t")
+    parked.cancel()
+    away.node.partitions.go_on(partition)
+    assert away.node.log(away.topic).next_offset == 0
+
+
+@in_virtual_time
+async def test_without_acknowledgement_a_batch_is_appended_late_or_its_connection_ends() -> None:
+    away = await traveller()
+    partition = away.hold()
+    parked = away.node.produce("t", acks=0)
+    away.node.partitions.go_on(partition)
+    away.node.storage.flush()
+    assert parked.done
+    assert parked.response is None
+    assert parked.refused is None
+    assert away.node.log(away.topic).next_offset == 1
+    away.hold()
+    parked = away.node.produce("t", acks=0)
+    await away.handed_over()
+    assert parked.response is None
+    assert isinstance(parked.refused, Refused)
+
+
+@in_virtual_time
+async def test_a_departing_partition_is_read_on_until_it_has_gone() -> None:
+    away = await traveller()
+    away.node.appended("t", batch([b"a"]))
+    away.hold()
+    assert fetched(outcome(away.node.fetch({("t", 0): 0})))["t", 0]
+    waiting = away.node.fetch({("t", 0): 1}, max_wait_ms=5000)
+    await asyncio.sleep(0.1)
+    assert not waiting.done
+    await away.handed_over()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    [data] = outcome(waiting).responses[0].partitions
+    assert data.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+@in_virtual_time
+async def test_a_fetch_that_waited_for_a_partition_that_stays_is_answered_by_the_next_record() -> None:
+    away = await traveller()
+    partition = away.hold()
+    waiting = away.node.fetch({("t", 0): 0}, max_wait_ms=5000)
+    away.node.partitions.go_on(partition)
+    away.node.appended("t", batch([b"a"]))
+    await asyncio.sleep(0.01)
+    assert fetched(outcome(waiting))["t", 0]
+
+
+@in_virtual_time
+async def test_one_that_comes_back_before_that_was_noticed_is_opened_anew() -> None:
+    away = await traveller()
+    away.node.appended("t", batch([b"a"]))
+    former = away.hold()
+    await away.learn(leader_epoch=7)
+    await away.settled()
+    assert former.closed
+    again = away.node.partitions.get("t", 0)
+    assert again is not None
+    assert again is not former
+    assert again.leader_epoch == 7
+
+
+# -- here -------------------------------------------------------------------------------------------------------------
+@in_virtual_time
+async def test_what_comes_early_waits_until_the_partition_is_open() -> None:
+    here = await traveller(leader=OTHER, target=NODE_ID)
+    early = [here.node.produce("t", batch([b"v"], producer_id=7, epoch=0, sequence=each)) for each in range(2)]
+    assert not any(each.done for each in early)
+    await here.learn(leader=NODE_ID, leader_epoch=6, target=None)
+    early.append(here.node.produce("t", batch([b"v"], producer_id=7, epoch=0, sequence=2)))
+    await here.settled()
+    here.node.storage.flush()
+    assert [error_of(each) for each in early] == [0, 0, 0]
+
+
+@in_virtual_time
+async def test_what_came_early_for_a_move_that_is_cancelled_is_refused_at_once() -> None:
+    here = await traveller(leader=OTHER, target=NODE_ID)
+    early = here.node.produce("t")
+    await here.learn(target=None)
+    assert error_of(early) == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+@in_virtual_time
+async def test_what_is_led_elsewhere_and_stays_there_is_refused_at_once() -> None:
+    here = await traveller(leader=OTHER)
+    assert error_of(here.node.produce("t")) == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+@in_virtual_time
+async def test_a_fetch_waits_for_an_arrival_and_then_for_data() -> None:
+    here = await traveller(leader=OTHER, target=NODE_ID)
+    waiting = here.node.fetch({("t", 0): 0}, max_wait_ms=5000)
+    assert not waiting.done
+    await here.learn(leader=NODE_ID, leader_epoch=6, target=None)
+    await here.settled()
+    await asyncio.sleep(0.01)
+    assert not waiting.done
+    here.node.appended("t", batch([b"a"]))
+    await asyncio.sleep(0.01)
+    assert fetched(outcome(waiting))["t", 0]
+
+
+@in_virtual_time
+async def test_a_fetch_of_other_partitions_does_not_wait_for_an_arrival() -> None:
+    here = await traveller()
+    here.node.appended("t", batch([b"a"]), index=1)
+    await here.handed_over()
+    await here.learn(target=NODE_ID)
+    response = outcome(here.node.fetch({("t", 0): 0, ("t", 1): 0}, max_wait_ms=5000))
+    assert fetched(response)["t", 1]
+    codes = {data.partition_index: data.error_code for data in response.responses[0].partitions}
+    assert codes == {0: ErrorCode.NOT_LEADER_OR_FOLLOWER, 1: 0}
+
+
+@in_virtual_time
+async def test_a_fetch_waits_no_longer_than_it_wants_to() -> None:
+    here = await traveller(leader=OTHER, target=NODE_ID)
+    waiting = here.node.fetch({("t", 0): 0}, max_wait_ms=500)
+    await asyncio.sleep(0.51)
+    [data] = outcome(waiting).responses[0].partitions
+    assert data.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+@pytest.mark.parametrize("timestamp", [-1, -2, 0])
+def test_offsets_are_asked_for_when_the_partition_has_arrived(timestamp: int) -> None:
+    async def main() -> None:
+        here = await traveller(leader=OTHER, target=NODE_ID)
+        wanted = ListOffsetsPartition(partition_index=0, timestamp=timestamp)
+        request = ListOffsetsRequest(topics=[ListOffsetsTopic(name="t", partitions=[wanted])])
+        asked = asyncio.create_task(answer(list_offsets.handle(here.node.services, context(2, 7), request)))
+        await asyncio.sleep(0.1)
+        assert not asked.done()
+        await here.learn(leader=NODE_ID, leader_epoch=6, target=None)
+        response = await asked
+        assert response.topics[0].partitions[0].error_code == 0
+
+    run(main())
+
+
+@in_virtual_time
+async def test_offsets_of_a_departing_partition_are_those_it_has() -> None:
+    away = await traveller()
+    away.node.appended("t", batch([b"a"]))
+    away.hold()
+    wanted = ListOffsetsPartition(partition_index=0, timestamp=-1)
+    request = ListOffsetsRequest(topics=[ListOffsetsTopic(name="t", partitions=[wanted])])
+    response = await answer(list_offsets.handle(away.node.services, context(2, 7), request))
+    assert response.topics[0].partitions[0].offset == 1
