@@ -148,7 +148,7 @@ class Failover:
     async def _share(self) -> None:
         """Once for each state of the image: what is recovered meanwhile changes it."""
         generation = self._image.generation
-        if generation == self._shared_generation or not self._others():
+        if generation == self._shared_generation:
             return
         if self._any_partition_is_left():
             absent = {broker.node_id for broker in self._others() if broker.epoch in self._watch.absent}
@@ -235,6 +235,9 @@ class Failover:
             await recover_claimed(self._catalog, self._store, self._settings, self._broker_epoch, wal, broker)
             self._unrecoverable.pop(broker.epoch, None)
             self._failed.pop(broker.epoch, None)
+            # the image may show nothing of it: a newer registration of that node has taken the place
+            self._shared_generation = -1
+            self._wake()
         await self._image.refresh()
 
     async def _store_answers(self) -> bool:

@@ -20,6 +20,7 @@ from s3stream.catalog.schema import (
     BROKER_CHANGED,
     COMMITTED,
     FENCED,
+    TOPIC_CHANGED,
     NowMs,
     brokers,
     meta,
@@ -45,6 +46,9 @@ def give_up(tx: Connection, node_id: int) -> list[LostTail]:
         tails = _tails_of(tx, registration)
         end_recovery(tx, node_id, registration.epoch)
         if tails:
+            # brokers look for partitions to share when a topic changes
+            named = select(topics.c.topic_id).where(topics.c.name.in_({tail.topic for tail in tails}))
+            record_changes(tx, seq, TOPIC_CHANGED, sorted(each.hex for each in tx.execute(named).scalars()))
             tx.execute(insert(meta).values(name=f"{_RECORD_PREFIX}{registration.epoch}", value=_encode(tx, tails)))
         lost += tails
     record_changes(tx, seq, BROKER_CHANGED, [str(node_id)])

@@ -22,7 +22,7 @@ from broker.settings import Address, Settings, load_settings
 from broker.takeover import fence_own_wal, recover_fenced, recover_logs, register
 from broker.wal_address import fence_log, open_log
 from s3stream.catalog import open_catalog
-from s3stream.catalog.api import BrokerFenced, Catalog, CatalogError, NewTopic
+from s3stream.catalog.api import NO_LEADER, BrokerFenced, Catalog, CatalogError, NewTopic
 from s3stream.objectstore.api import ObjectStore, StoreError
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.recovery import recover_wal
@@ -498,6 +498,34 @@ async def test_leases_that_ended_while_the_catalog_was_away_may_be_renewed(objec
     assert await cluster.end_offset(stream_id) == 4
     await cluster.logs[1].close()
     await survivor.close()
+
+
+async def test_what_was_recovered_of_a_former_life_is_shared_though_its_node_lives_again(cluster: Cluster) -> None:
+    await cluster.serve(1)
+    cluster.die(1)
+    former = cluster.epochs[1]
+    await cluster.catalog.fence_broker(1, former)
+    await cluster.register(1)
+    await cluster.catalog.claim_partitions(1, cluster.epochs[1])
+    assert await cluster.leaders(1) == [NO_LEADER, 1]
+    survivor = await cluster.survivor()
+    await survivor.look()
+    assert await cluster.leaders(1) == [9, 1]
+    await survivor.close()
+
+
+async def test_what_was_given_up_is_shared_though_nobody_else_is_there(cluster: Cluster) -> None:
+    await cluster.serve(1, lease_ms=0)
+    memory.forget(f"{cluster.tmp_path}/1")
+    await cluster.register(1)
+    await cluster.catalog.claim_partitions(1, cluster.epochs[1])
+    alone = await cluster.survivor(1)
+    await alone.look()
+    assert await cluster.leaders(1) == [NO_LEADER, 1]
+    assert len(await cluster.catalog.give_up(1)) == 1
+    await alone.look()
+    assert await cluster.leaders(1) == [1, 1]
+    await alone.close()
 
 
 async def test_leases_count_however_short_they_are(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
