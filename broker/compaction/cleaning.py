@@ -44,7 +44,8 @@ class Cleaning:
         self._given = given
         self._map = KeyMap(given.map_size_max)
         self._map.end_offset = given.dirty_offset
-        self._seen = SeenTransactions(given.aborted)
+        # those that ended below are over, though their markers are not met
+        self._seen = SeenTransactions(each for each in given.aborted if each.last_offset >= given.dirty_offset)
         self._is_full = False
         self._last_dropped: Batch | None = None
         self.record_count = 0
