@@ -1,8 +1,9 @@
 """From a URL to a store.
 
 `file:///directory`, `memory://`, `s3://bucket/prefix?endpoint=URL&region=NAME&path_style=true|false&anonymous=true`,
-`gs://bucket/prefix`, `az://container/prefix?account=NAME`. Credentials are never part of a URL: S3 takes what boto3
-finds (AWS_* variables, profiles, roles), the others what their environment variables or the platform give.
+`gs://bucket/prefix`, `az://container/prefix?account=NAME`; for drills `faulty+` before any of them (`faults`).
+Credentials are never part of a URL: S3 takes what boto3 finds (AWS_* variables, profiles, roles), the others what their
+environment variables or the platform give.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from s3stream.objectstore.api import ObjectStore, StoreAddressInvalid, StoreError, StoreRefused
+from s3stream.objectstore.faults import FaultyStore, faults_from_options
 from s3stream.objectstore.file import FileStore
+from s3stream.objectstore.hedging import HedgingStore
 from s3stream.objectstore.memory import MemoryStore
+from s3stream.objectstore.meter import MeteredStore, StoreMeter
 from s3stream.objectstore.retrying import RetryingStore
 from s3stream.objectstore.s3_credentials import find_credentials
 
+FAULTY = "faulty+"
 _OPTIONS = {
     "s3": {"endpoint", "region", "path_style", "anonymous"},
     "gs": set[str](),
@@ -25,25 +30,49 @@ _OPTIONS = {
 }
 
 
-async def open_store(url: str) -> ObjectStore:
-    """Open the store at `url` and see whether it answers.
+async def open_store(url: str, meter: StoreMeter | None = None) -> ObjectStore:
+    """Open the store at `url` and see whether it answers. Requests are counted in `meter`.
 
     Raises StoreAddressInvalid, StoreUnreachable (StoreRefused if bucket or credentials are wrong).
     """
+    meter = meter or StoreMeter()
+    if url.startswith(FAULTY):
+        return await _open_faulty(url.removeprefix(FAULTY), meter)
     parts = urlsplit(url)
     if parts.scheme == "memory":
-        return MemoryStore()
+        return MeteredStore(MemoryStore(), meter)
     if parts.scheme == "file":
-        if parts.netloc not in ("", "localhost") or not parts.path:
-            raise StoreAddressInvalid(f"not a directory: {url!r} (write file:///directory)")
-        return await FileStore.open(unquote(parts.path))
-    if parts.scheme not in _OPTIONS:
-        known = ", ".join(["file", "memory", *_OPTIONS])
-        raise StoreAddressInvalid(f"no object store for {url!r} (known: {known})")
-    return await _open_remote(url, parts)
+        return MeteredStore(await _open_file(url, parts), meter)
+    store = await _open_remote(url, parts)
+    return HedgingStore(RetryingStore(MeteredStore(store, meter)))
+
+
+async def _open_faulty(url: str, meter: StoreMeter) -> ObjectStore:
+    """As remote stores are, whatever it is: with retries."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    rules, rules_file, rng = faults_from_options(options)
+    clean = parts._replace(query=urlencode(options))
+    if clean.scheme == "memory":
+        store: ObjectStore = MemoryStore()
+    elif clean.scheme == "file":
+        store = await _open_file(clean.geturl(), clean)
+    else:
+        store = await _open_remote(clean.geturl(), clean)
+    faulty = FaultyStore(store, rules, rng, rules_file=rules_file)
+    return HedgingStore(RetryingStore(MeteredStore(faulty, meter)))
+
+
+async def _open_file(url: str, parts: SplitResult) -> FileStore:
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise StoreAddressInvalid(f"not a directory: {url!r} (write file:///directory)")
+    return await FileStore.open(unquote(parts.path))
 
 
 async def _open_remote(url: str, parts: SplitResult) -> ObjectStore:
+    if parts.scheme not in _OPTIONS:
+        known = ", ".join(["file", "memory", *_OPTIONS])
+        raise StoreAddressInvalid(f"no object store for {url!r} (known: {known})")
     # Loaded only here: it takes a noticeable part of the start-up.
     from obstore.exceptions import BaseError
 
@@ -62,9 +91,8 @@ async def _open_remote(url: str, parts: SplitResult) -> ObjectStore:
         raise
     except (BaseError, ValueError, TypeError) as error:
         raise StoreAddressInvalid(f"cannot open {url!r}: {error}") from error
-    retrying = RetryingStore(store)
     await store.check()
-    return retrying
+    return store
 
 
 def _build(scheme: str, bucket: str, prefix: str | None, options: dict[str, str]) -> Any:

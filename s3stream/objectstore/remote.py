@@ -90,7 +90,10 @@ class RemoteStore:
         async with self._call("GET", key, end - start):
             data = memoryview(await obstore.get_range_async(self._store, key, start=start, end=end))
         if len(data) != end - start:
-            raise RangeInvalid(f"{key}: asked for {start}..{end}, got {len(data)} bytes")
+            # a range beyond the end comes back short too: only the size tells
+            if end > (await self.head(key) or 0):
+                raise RangeInvalid(f"{key}: asked for {start}..{end}, got {len(data)} bytes")
+            raise StoreUnreachable(f"{self._name}: GET {key}: asked for {start}..{end}, got {len(data)} bytes")
         return data
 
     async def head(self, key: str) -> int | None:

@@ -1,4 +1,5 @@
-"""Repeats what failed for reasons that pass: a bounded number of times, with jittered, growing pauses.
+"""Repeats what failed for reasons that pass: a bounded number of times, with jittered, growing pauses, and only as long
+as that does not make things worse (`budget`).
 
 A PUT without an answer is decided by looking: if the object is there with exactly these bytes, the PUT succeeded. A
 conditional PUT that is repeated and then finds the key taken is decided in the same way, so whoever uses
@@ -9,10 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from s3stream.objectstore.api import ObjectExists, ObjectMeta, ObjectStore, StoreRefused, StoreUnreachable
+from s3stream.objectstore.api import (
+    ObjectExists,
+    ObjectMeta,
+    ObjectStore,
+    StoreError,
+    StoreRefused,
+    StoreUnreachable,
+)
+from s3stream.objectstore.budget import Circuit, RetryBudget
 from wal.api import Buffer
 
 ATTEMPTS_MAX = 5
@@ -22,18 +32,22 @@ R = TypeVar("R")
 
 
 class RetryingStore:
-    """`sleep` and `rng` are for tests."""
+    """`sleep`, `clock` and `rng` are for tests."""
 
     def __init__(
         self,
         store: ObjectStore,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         self._store = store
         self._sleep = sleep
+        self._clock = clock
         self._rng = rng or random.Random()
+        self._budget = RetryBudget()
+        self._circuit = Circuit()
 
     async def put(self, key: str, pieces: Sequence[Buffer]) -> None:
         await self._put(self._store.put, key, pieces)
@@ -45,7 +59,13 @@ class RetryingStore:
         return await self._repeat(lambda: self._store.get(key))
 
     async def get_range(self, key: str, start: int, end: int) -> Buffer:
-        return await self._repeat(lambda: self._store.get_range(key, start, end))
+        async def get() -> Buffer:
+            data = await self._store.get_range(key, start, end)
+            if len(data) != end - start:
+                raise StoreUnreachable(f"{key}: asked for {start}..{end}, got {len(data)} bytes")
+            return data
+
+        return await self._repeat(get)
 
     async def head(self, key: str) -> int | None:
         return await self._repeat(lambda: self._store.head(key))
@@ -64,20 +84,24 @@ class RetryingStore:
         self, put: Callable[[str, Sequence[Buffer]], Awaitable[None]], key: str, pieces: Sequence[Buffer]
     ) -> None:
         for attempt in range(ATTEMPTS_MAX):
+            self._check()
             try:
                 await put(key, pieces)
+                self._answered()
                 return
             except StoreRefused:
                 raise
             except ObjectExists:
+                self._answered()
                 if attempt > 0 and await self._holds(key, pieces):
                     return
                 raise
             except StoreUnreachable:
+                self._circuit.failed(self._clock())
                 # The last failure is decided too, before it is raised.
                 if await self._is_stored(key, pieces):
                     return
-                if attempt == ATTEMPTS_MAX - 1:
+                if not self._may_repeat(attempt):
                     raise
             await self._sleep(self._pause(attempt))
 
@@ -103,15 +127,34 @@ class RetryingStore:
     async def _repeat(self, call: Callable[[], Awaitable[R]]) -> R:
         attempt = 0
         while True:
+            self._check()
             try:
-                return await call()
+                result = await call()
             except StoreRefused:
                 raise
             except StoreUnreachable:
-                attempt += 1
-                if attempt == ATTEMPTS_MAX:
+                self._circuit.failed(self._clock())
+                if not self._may_repeat(attempt):
                     raise
-            await self._sleep(self._pause(attempt - 1))
+            except StoreError:
+                self._answered()
+                raise
+            else:
+                self._answered()
+                return result
+            await self._sleep(self._pause(attempt))
+            attempt += 1
+
+    def _check(self) -> None:
+        if not self._circuit.may_pass(self._clock()):
+            raise StoreUnreachable("the object store has not answered for some time; it is asked once a second")
+
+    def _answered(self) -> None:
+        self._circuit.answered()
+        self._budget.answered()
+
+    def _may_repeat(self, attempt: int) -> bool:
+        return attempt < ATTEMPTS_MAX - 1 and not self._circuit.is_open and self._budget.take()
 
     def _pause(self, attempt: int) -> float:
         return self._rng.uniform(0.5, 1.0) * min(PAUSE_MAX_S, PAUSE_MIN_S * (1 << attempt))

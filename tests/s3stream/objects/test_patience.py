@@ -8,6 +8,8 @@ from obstore.store import S3Store
 from bench.seaweedfs_process import SeaweedFs
 from bench.slow_proxy import SlowProxy
 from s3stream.objectstore import opening
+from s3stream.objectstore.hedging import HedgingStore
+from s3stream.objectstore.meter import MeteredStore
 from s3stream.objectstore.patience import MEASURED_SIZE_MIN, RATE_MIN, TIMEOUT_S, Patience
 from s3stream.objectstore.remote import RemoteStore
 from s3stream.objectstore.retrying import RetryingStore
@@ -52,8 +54,12 @@ async def test_a_put_that_is_slower_than_its_first_time_out_is_done(s3_url: str,
     with SlowProxy(seaweedfs.port, rate=500_000) as proxy:
         url = s3_url.replace(f":{seaweedfs.port}", f":{proxy.port}")
         store = await opening.open_store(url)
-        assert isinstance(store, RetryingStore)
-        remote = store._store
+        assert isinstance(store, HedgingStore)
+        retrying = store._store
+        assert isinstance(retrying, RetryingStore)
+        metered = retrying._store
+        assert isinstance(metered, MeteredStore)
+        remote = metered._store
         assert isinstance(remote, RemoteStore)
         assert isinstance(remote._store, S3Store)
         impatient = RetryingStore(RemoteStore("slow", remote._store, Patience(timeout_s=0.3, rate_max=4_000_000)))
