@@ -268,7 +268,7 @@ _BALANCE = _table(
     (
         "tailrace.balance.moves.max",
         _INT,
-        20,
+        50,
         at_least(1),
         _CLUSTER,
         "Partitions that the balancer, or a drain, has on the move at a time.",

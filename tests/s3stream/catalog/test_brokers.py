@@ -4,7 +4,16 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from s3stream.catalog.api import NO_LEADER, BrokerAlreadyRegistered, BrokerFenced, Catalog, CatalogError, NewTopic
+from s3stream.catalog.api import (
+    NO_LEADER,
+    BrokerAlreadyRegistered,
+    BrokerFenced,
+    BrokerNotStopped,
+    Catalog,
+    CatalogError,
+    NewTopic,
+    UnknownBroker,
+)
 from tests.s3stream.catalog.steps import HOUR_MS, commit, new_streams, open_streams, register, span
 
 
@@ -251,3 +260,26 @@ async def test_producer_ids_are_never_given_twice(catalog: Catalog) -> None:
     broker = await register(catalog)
     firsts = [await catalog.allocate_producer_ids(1, broker.epoch, 1000) for _ in range(3)]
     assert firsts == [0, 1000, 2000]
+
+
+async def test_a_broker_is_forgotten_only_when_nothing_of_it_is_left(catalog: Catalog) -> None:
+    streams = await new_streams(catalog)
+    await register(catalog, 2)
+    first = await register(catalog)
+    await open_streams(catalog, first, streams)
+    await catalog.alter_configs("broker", "1", {"tailrace.draining": "true"})
+    with pytest.raises(BrokerNotStopped, match="runs"):
+        await catalog.unregister_broker(1)
+    await catalog.fence_broker(1, first.epoch)
+    with pytest.raises(BrokerNotStopped, match="not recovered"):
+        await catalog.unregister_broker(1)
+    second = (await catalog.brokers())[1]
+    await catalog.recovered(1, first.epoch, 2, second.epoch)
+    seen = await catalog.load_changes(0)
+    await catalog.unregister_broker(1)
+    assert [broker.node_id for broker in await catalog.brokers()] == [2]
+    changes = await catalog.load_changes(seen.seq)
+    assert changes.brokers == {1: None}
+    assert changes.configs == {("broker", "1"): {}}
+    with pytest.raises(UnknownBroker):
+        await catalog.unregister_broker(1)
