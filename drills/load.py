@@ -71,6 +71,8 @@ class Load:
         self._clients: list[Client] = []
         self._counts = [0] * partitions
         self._unanswered = 0
+        self._ballast = 0
+        """Records of ballast that are not acknowledged yet."""
         self._generator: asyncio.Task[None] | None = None
         self._log: list[Seen] = []
         self._extra_assignments: list[tuple[float, Assignment]] = []
@@ -106,11 +108,10 @@ class Load:
         per_place = max(size // BALLAST_SIZE // len(self.places), 1)
         for number in range(per_place):
             for place in self.places:
-                while self._unanswered >= BALLAST_AHEAD:
-                    self._check()
-                    await asyncio.sleep(0.005)
+                await self._until_ballast(BALLAST_AHEAD - 1)
+                self._ballast += 1
                 self._send([self._message(place, f"{BALLAST}-{place.partition}-{number}", BALLAST_SIZE)])
-        await self._until_idle()
+        await self._until_ballast(0)
 
     async def _generate(self) -> None:
         began = self._now()
@@ -140,7 +141,7 @@ class Load:
 
     # -- what clients tell ------------------------------------------------------------------------------------------
     def acknowledged(self, messages: Sequence[Message], base_offset: int | None) -> None:
-        self._unanswered -= len(messages)
+        self._answered(messages)
         for position, message in enumerate(messages):
             send = self._sends[message.id]
             send.outcome = Outcome.ACKNOWLEDGED
@@ -149,8 +150,12 @@ class Load:
 
     def failed(self, messages: Sequence[Message], reason: str) -> None:
         """The outcome stays unknown: an earlier attempt may have been carried out."""
-        self._unanswered -= len(messages)
+        self._answered(messages)
         self.errors.append(reason)
+
+    def _answered(self, messages: Sequence[Message]) -> None:
+        self._unanswered -= len(messages)
+        self._ballast -= sum(len(message.value) == BALLAST_SIZE for message in messages)
 
     def _seen(self, ids: Sequence[str]) -> None:
         now = self._now()
@@ -272,7 +277,12 @@ class Load:
             with suppress(asyncio.CancelledError):
                 await generator
 
-    def _check(self) -> None:
+    async def _until_ballast(self, count: int) -> None:
+        """At most so many records of it are on their way. Raises LoadFailed."""
+        try:
+            await until(lambda: self._ballast <= count or bool(self.errors), SETTLE_TIMEOUT_S)
+        except TimeoutError:
+            raise LoadFailed("old data is not acknowledged") from None
         if self.errors:
             raise LoadFailed(f"a producer was told: {self.errors[0]}")
 

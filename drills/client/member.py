@@ -104,10 +104,25 @@ class Member:
         await self._leave()
 
     async def _leave(self) -> None:
-        with suppress(Disconnected):
-            await self._commit(sorted(self.owned))
-            await self._heartbeat(LEAVE_EPOCH, [])
-        self._lose(sorted(self.owned))
+        """The group hears of it, also where its coordinator has just gone; `stop` bounds how long that is tried."""
+        self._stopping.clear()
+        committed = False
+        try:
+            while True:
+                try:
+                    if not committed:
+                        await self._commit(sorted(self.owned))
+                        committed = True
+                    response = await self._heartbeat(LEAVE_EPOCH, [])
+                except Disconnected:
+                    self._coordinator = None
+                else:
+                    if not response.error_code or response.error_code in _FENCED:
+                        return
+                    self._not_answered(response.error_code, "leave")
+                await self._back_off()
+        finally:
+            self._lose(sorted(self.owned))
 
     async def _beat(self, tell_all: bool) -> bool:
         """One heartbeat and what follows from it; returns whether the next one, at once, has to tell everything."""

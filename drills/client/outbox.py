@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 IN_FLIGHT_MAX = 5
 """Kafka's `max.in.flight.requests.per.connection`; more would break the order of an idempotent producer."""
-BATCH_COUNT_MAX = 500
-"""Records in one batch."""
+BATCH_SIZE_MAX = 256 * 1024
+"""Of the values of one batch; one that is larger goes alone."""
 
 RETRIABLE = frozenset(
     {
@@ -72,10 +72,11 @@ class Batch(Generic[T]):
 
 
 class Outbox(Generic[T]):
-    """`encode` makes a batch of items under a base sequence."""
+    """`encode` makes a batch of items under a base sequence; `size_of` tells the size of an item."""
 
-    def __init__(self, encode: Callable[[Sequence[T], int], bytes]) -> None:
+    def __init__(self, encode: Callable[[Sequence[T], int], bytes], size_of: Callable[[T], int]) -> None:
         self._encode = encode
+        self._size_of = size_of
         self._unsent: deque[T] = deque()
         self._window: deque[Batch[T]] = deque()
         self._next_sequence = 0
@@ -103,11 +104,18 @@ class Outbox(Generic[T]):
             return None if first.in_flight or waits else first
         if len(self._window) == IN_FLIGHT_MAX or not self._unsent:
             return None
-        items = [self._unsent.popleft() for _ in range(min(len(self._unsent), BATCH_COUNT_MAX))]
+        items = self._fill()
         batch = Batch(items, self._next_sequence, self._encode(items, self._next_sequence))
         self._next_sequence += len(items)
         self._window.append(batch)
         return batch
+
+    def _fill(self) -> list[T]:
+        items = [self._unsent.popleft()]
+        size = self._size_of(items[0])
+        while self._unsent and (size := size + self._size_of(self._unsent[0])) <= BATCH_SIZE_MAX:
+            items.append(self._unsent.popleft())
+        return items
 
     def answered(self, batch: Batch[T], error_code: int, now: float, pause_s: Callable[[int], float]) -> Verdict:
         """An error or none; `pause_s` tells the pause after so many failures."""

@@ -54,7 +54,7 @@ class Producer:
         self._client = client
         self._listener = listener
         self._loop = asyncio.get_running_loop()
-        self._outboxes = {place: Outbox(self._encode) for place in places}
+        self._outboxes = {place: Outbox(self._encode, lambda message: len(message.value)) for place in places}
         self._in_flight: dict[int, int] = defaultdict(int)
         """Node id -> requests without answer."""
         self._id = (-1, -1)

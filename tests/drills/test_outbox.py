@@ -16,7 +16,7 @@ PAUSE_S = 0.1
 
 
 def new_outbox(items: int = 0) -> Outbox[int]:
-    outbox: Outbox[int] = Outbox(lambda batch, sequence: b"%d+%d" % (sequence, len(batch)))
+    outbox: Outbox[int] = Outbox(lambda batch, sequence: b"%d+%d" % (sequence, len(batch)), lambda item: item * 1024)
     for item in range(items):
         outbox.put(item)
     return outbox
@@ -42,6 +42,14 @@ def test_five_requests_are_in_flight_and_no_more() -> None:
     last = outbox.take(0.0, 1)
     assert last is not None
     assert [batch.sequence for batch in (*batches, last)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_batch_is_bounded_and_one_that_is_too_large_goes_alone() -> None:
+    outbox = new_outbox()
+    for kib in (100, 100, 100, 900, 1):
+        outbox.put(kib)
+    batches = [outbox.take(0.0, 1) for _ in range(4)]
+    assert [batch and batch.items for batch in batches] == [[100, 100], [100], [900], [1]]
 
 
 def test_what_was_refused_is_sent_again_after_a_pause_alone_and_in_order() -> None:
