@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from s3stream.block_cache import BlockReader
 from s3stream.catalog.api import CatalogUnreachable
+from s3stream.compaction.plan import Limits
 from s3stream.objectstore.api import StoreUnreachable
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.settings import StorageSettings
@@ -38,8 +39,9 @@ SMALL = StorageSettings(
 class Rig:
     """The parts that outlive one storage, and the storage that is open."""
 
-    def __init__(self, settings: StorageSettings = SMALL, stream_count: int = 2) -> None:
+    def __init__(self, settings: StorageSettings = SMALL, stream_count: int = 2, limits: Limits | None = None) -> None:
         self.settings = settings
+        self.limits = limits
         self.memory_catalog = MemoryCatalog()
         self.memory_store = MemoryStore()
         self.stream_ids = self.memory_catalog.create_streams(stream_count)
@@ -71,6 +73,7 @@ class Rig:
             may_confirm=lambda: self.may_confirm,
             rng=random.Random(3),
             offload=inline,
+            limits=self.limits,
         )
         await self.storage.start()
         return await self.storage.open_streams(self.stream_ids)

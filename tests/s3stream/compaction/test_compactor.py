@@ -1,0 +1,180 @@
+"""Compaction under open streams: everything is read as before, from fewer objects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from s3stream.api import FetchResult
+from s3stream.compaction.plan import Limits
+from s3stream.object.writer import Batch
+from s3stream.stream import S3Stream
+from tests.s3stream.rig import SMALL, Rig, read_all, running
+from tests.s3stream.sim.virtual_loop import virtual
+
+NEVER = 10**9
+LIMITS = Limits(
+    split_size=1_500, target_size=6_000, tiers=(500, 1_500, 3_000), run_count_max=8, fan_in=3, generation_max=2
+)
+SETTINGS = replace(SMALL, compaction_interval_ms=NEVER, clean_interval_ms=NEVER, compaction_rate=NEVER)
+
+
+def rig_of(stream_count: int = 3) -> Rig:
+    return Rig(SETTINGS, stream_count, limits=LIMITS)
+
+
+async def write(rig: Rig, streams: Sequence[S3Stream], rounds: int, size: int = 100) -> None:
+    """An object for each round, with a batch of each stream in it."""
+    for number in range(rounds):
+        for stream in streams:
+            stream.append(bytes([number % 256, stream.stream_id]) * (size // 2), 2, number)
+        await rig.storage.upload_now()
+
+
+async def settle(rig: Rig) -> int:
+    jobs = 0
+    while await rig.storage.compactor.compact():
+        jobs += 1
+    return jobs
+
+
+def ranges_of(stream: S3Stream) -> int:
+    return len(stream.committed_ranges)
+
+
+@virtual
+async def test_streams_are_read_as_before_from_a_bounded_number_of_objects() -> None:
+    rig = rig_of()
+    async with running(rig) as streams:
+        for _ in range(6):
+            await write(rig, streams, 20)
+            await settle(rig)
+        data = [await read_all(stream) for stream in streams]
+        assert [len(each) for each in data] == [12_000] * 3
+        assert max(map(ranges_of, streams)) < 4 * LIMITS.fan_in + 2 * LIMITS.run_count_max
+        stats = rig.storage.compactor.stats
+        assert 0 < stats.bytes_written < 36_000 * 6
+        assert stats.conflicts == 0
+        await rig.stop()
+        again = await rig.start()
+        assert [await read_all(stream) for stream in again] == data
+
+
+@virtual
+async def test_what_was_replaced_is_deleted_later_and_a_reader_of_before_finds_its_way() -> None:
+    rig = rig_of()
+    async with running(rig) as streams:
+        await write(rig, streams, 12)
+        stream = streams[0]
+        data = await read_all(stream)
+        old = stream.committed_ranges.located(stream.stream_id, 0, NEVER)
+        before = await rig.object_count()
+        await settle(rig)
+        assert await rig.object_count() > before, "readers may still want them"
+        # as in a broker that has not heard of it
+        stream.committed_ranges = type(stream.committed_ranges).of(old)
+        await rig.storage._cleaner.clean()
+        for _, ref in old:
+            rig.reader.forget(ref.key)
+        rig.storage._cache.capacity = 0
+        rig.storage._cache.evict()
+        assert await read_all(stream) == data
+        assert ranges_of(stream) < len(old)
+        assert await stream.seek_timestamp(5) is not None
+
+
+@virtual
+async def test_who_comes_second_changes_nothing() -> None:
+    rig = rig_of()
+    async with running(rig) as streams:
+        await write(rig, streams, 12)
+        data = [await read_all(stream) for stream in streams]
+        compactor = rig.storage.compactor
+        one, other = await asyncio.gather(compactor.compact(), compactor.compact())
+        assert one != other
+        assert compactor.stats.conflicts == 1
+        await settle(rig)
+        assert [await read_all(stream) for stream in streams] == data
+
+
+@virtual
+async def test_a_trimmed_part_is_not_copied_and_a_deleted_stream_goes() -> None:
+    rig = rig_of()
+    async with running(rig) as streams:
+        await write(rig, streams, 9)
+        await streams[0].trim(17)
+        rig.memory_catalog.delete_stream(streams[2].stream_id)
+        await settle(rig)
+        assert await read_all(streams[0]) == bytes([8, 1]) * 50
+        assert len(await read_all(streams[1])) == 900
+        await rig.storage._cleaner.clean()
+        live = [each for each in rig.memory_catalog.objects.values() if each.state == "committed"]
+        held = {part.stream_id for each in live for part in each.ranges}
+        assert held == {streams[0].stream_id, streams[1].stream_id}
+
+
+@virtual
+async def test_a_store_that_is_away_only_puts_it_off() -> None:
+    rig = rig_of()
+    async with running(rig) as streams:
+        await write(rig, streams, 9)
+        rig.store_faults.down = True
+        assert not await rig.storage.compactor._attempt()
+        assert rig.storage.compactor.stats.failures == 1
+        rig.store_faults.down = False
+        assert await settle(rig) > 0
+
+
+class EveryOther:
+    """Drops every other batch, and the last one."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.last: Batch | None = None
+        self.commits = 0
+
+    async def filter(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        kept = []
+        for batch in batches:
+            self.number += 1
+            self.last = None if self.number % 2 else batch
+            if self.number % 2:
+                kept.append(batch)
+        return kept
+
+    async def seal(self) -> Batch | None:
+        return None if self.last is None else (*self.last[:3], b"sealed")
+
+    async def before_commit(self) -> None:
+        self.commits += 1
+
+
+async def read_from(stream: S3Stream, offset: int) -> FetchResult:
+    return await stream.fetch(offset, 1, NEVER)
+
+
+@virtual
+async def test_after_a_filter_every_offset_finds_the_first_batch_at_or_after_it() -> None:
+    rig = rig_of(1)
+    async with running(rig) as [stream]:
+        await write(rig, [stream], 40)
+        await write(rig, [stream], 1, 60)
+        rig.storage._cache.capacity = 0
+        rig.storage._cache.evict()
+        chosen = EveryOther()
+        assert await rig.storage.compactor.rewrite(stream, 80, chosen, 80)
+        assert chosen.commits == ranges_of(stream) - 1
+        assert stream.compacted_offset == 80
+        for offset in range(80):
+            found = await read_from(stream, offset)
+            number = offset // 2 + (offset // 2) % 2  # the batch, or the one behind it
+            assert found.next_offset > offset
+            expected = b"sealed" if number == 40 else bytes([number, stream.stream_id]) * 50
+            assert found.next_offset == (80 if number == 40 else 2 * number + 2)
+            assert b"".join(found.buffers) == expected
+        assert (await read_from(stream, 80)).size == 60
+        await rig.stop()
+        [again] = await rig.start()
+        assert again.compacted_offset == 80
+        assert (await read_from(again, 79)).next_offset == 80
