@@ -45,6 +45,11 @@ def tailrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         (["topics", "create"], 2, "Missing argument 'TOPIC'"),
         (["topics", "create", "t", "--partitions", "x"], 2, "Invalid value for '--partitions'"),
         (["topics", "list", "extra"], 2, "unexpected extra argument"),
+        (["brokers"], 2, "a command is missing (see tailrace brokers --help)"),
+        (["brokers", "drain"], 2, "Missing argument 'N'"),
+        (["brokers", "drain", "x"], 2, "Invalid value for 'N'"),
+        (["brokers", "drain", "2", "--bootstrap", "127.0.0.1:1"], 1, "no broker reachable at 127.0.0.1:1"),
+        (["brokers", "plan", "--bootstrap", "x"], 2, "is not HOST:PORT"),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(arguments: list[str], exit_code: int, words: str) -> None:

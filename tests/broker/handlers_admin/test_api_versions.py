@@ -8,6 +8,7 @@ from broker.handlers import api_versions
 from broker.request import RequestContext
 from protocol.codec import decode_response, encode_response
 from protocol.messages.api_versions import ApiVersionsRequest
+from protocol.private_keys import PRIVATE_KEYS_START
 
 
 def ask(version: int) -> Any:
@@ -43,3 +44,7 @@ def test_version_3_is_not_told_of_supported_features_that_begin_with_level_0() -
 @pytest.mark.parametrize("version", range(5))
 def test_every_version_lists_produce_from_0(version: int) -> None:
     assert next(each.min_version for each in ask(version).api_keys if each.api_key == 0) == 0
+
+
+def test_apis_of_our_own_are_not_listed() -> None:
+    assert max(each.api_key for each in ask(4).api_keys) < PRIVATE_KEYS_START

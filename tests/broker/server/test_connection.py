@@ -20,6 +20,7 @@ from protocol.messages.fetch import FetchResponse
 from protocol.messages.heartbeat import HeartbeatResponse
 from protocol.messages.metadata import MetadataResponse
 from protocol.messages.produce import ProduceResponse
+from protocol.private_keys import PrivateApiKey
 from tests.broker.server.harness import RawClient, frame, serving, until
 
 HEARTBEAT = ApiKey.HEARTBEAT
@@ -327,6 +328,15 @@ async def test_an_unsupported_version_of_api_versions_is_answered_in_v0() -> Non
         assert [(each.api_key, each.max_version) for each in response.api_keys] == [(ApiKey.API_VERSIONS, 4)]
         client.send(HEARTBEAT, 8)
         assert (await client.receive(HEARTBEAT))[0] == 8
+        client.close()
+
+
+async def test_an_unsupported_version_of_a_private_api_is_answered_in_its_first_version() -> None:
+    async with serving({PrivateApiKey.DESCRIBE_LOAD: lambda *_: None}) as server:
+        client = await RawClient.connect(server)
+        client.writer.write(struct.pack(">ihhih", 10, PrivateApiKey.DESCRIBE_LOAD, 77, 5, -1))
+        correlation_id, response = decode_response(PrivateApiKey.DESCRIBE_LOAD, 0, await client.frame())
+        assert (correlation_id, response.error_code) == (5, ErrorCode.UNSUPPORTED_VERSION)
         client.close()
 
 
