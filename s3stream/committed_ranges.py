@@ -10,8 +10,9 @@ the object that they found; it outlives its place here by the time after which t
 
 from __future__ import annotations
 
+import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -103,14 +104,13 @@ class CommittedRanges:
             del column[:count]
         del self._refs[:count]
 
-    def located(self, stream_id: int, start_offset: int, end_offset: int) -> list[tuple[StreamRange, ObjectRef]]:
-        """The ranges that reach into [start, end), with where they are."""
+    def located(
+        self, stream_id: int, start_offset: int, end_offset: int, count_max: int = sys.maxsize
+    ) -> list[tuple[StreamRange, ObjectRef]]:
+        """The ranges that reach into [start, end), with where they are; the first `count_max` of them."""
         first = bisect_right(self._ends, start_offset)
-        return [
-            (self._range(stream_id, i), self._refs[i])
-            for i in range(first, len(self._refs))
-            if self._starts[i] < end_offset
-        ]
+        stop = min(bisect_left(self._starts, end_offset), first + count_max)
+        return [(self._range(stream_id, i), self._refs[i]) for i in range(first, stop)]
 
     def replace(
         self, removed: Sequence[tuple[StreamRange, ObjectRef]], added: Sequence[tuple[StreamRange, ObjectRef]]

@@ -15,15 +15,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from broker.compaction.cleaning import Batch, Cleaning, CleaningInput, Filtered
-from protocol.errors import InvalidBatch
+from protocol.errors import ErrorCode, InvalidBatch
 
 NICENESS = 10
 IDLE_S = 60.0
 """How long the process is kept without work."""
 _SIZE = struct.Struct(">Q")
+_TAKES_BATCHES = ("index", "filter")
 _COMMAND = (sys.executable, "-m", "broker.compaction.worker")
 
 
@@ -50,13 +51,13 @@ class CleaningProcess:
 
     async def index(self, batches: Sequence[Batch]) -> bool:
         """Raises WorkerDied, InvalidBatch."""
-        return bool(await self._call("index", _owned(batches)))
+        return bool(await self._call("index", batches))
 
     async def begin_filtering(self) -> int:
         return int(await self._call("begin_filtering"))
 
     async def filter(self, batches: Sequence[Batch]) -> Filtered:
-        found = await self._call("filter", _owned(batches))
+        found = await self._call("filter", batches)
         assert isinstance(found, Filtered)
         return found
 
@@ -96,9 +97,10 @@ class CleaningProcess:
         except asyncio.CancelledError:
             self.stop()
             raise
-        if isinstance(result, Exception):
-            raise result
-        return result
+        refused, value = result
+        if refused is not None:
+            raise InvalidBatch(ErrorCode(refused), value)
+        return value
 
     def _exchange(self, name: str, args: tuple[object, ...]) -> Any:
         process = self._process
@@ -106,6 +108,8 @@ class CleaningProcess:
             process = self._process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin is not None
         assert process.stdout is not None
+        if name in _TAKES_BATCHES:
+            args = (_owned(cast("Sequence[Batch]", args[0])),)
         _write(process.stdin, (name, args))
         return _read(process.stdout)
 
@@ -148,6 +152,7 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             name, args = _read(requests)
         except EOFError:
             return
+        refused: int | None = None
         answer: object
         try:
             if name == "begin":
@@ -159,8 +164,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             else:
                 answer = getattr(cleaning, name)(*args)
         except InvalidBatch as error:
-            answer = error
-        _write(answers, answer)
+            refused, answer = int(error.error_code), error.message
+        _write(answers, (refused, answer))
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ from s3stream.compaction.target import Uploads
 from s3stream.compaction.throttle import Throttle
 from s3stream.object.writer import Batch
 from s3stream.object_ids import ObjectIds
-from s3stream.objectstore.api import ObjectStore, StoreError
+from s3stream.objectstore.api import ObjectMissing, ObjectStore, StoreError
 from s3stream.retry import Retry
 from s3stream.settings import StorageSettings
 from s3stream.stream import S3Stream
@@ -46,6 +46,10 @@ log = structlog.get_logger()
 MERGE_COUNT_MIN = 2
 LOOKS_PER_TURN = 1000
 """Streams that are looked at before the event loop gets its turn."""
+LOOK_COUNT = 512
+"""Ranges of a stream that are looked at together."""
+LEFT_ALONE_S = 3600.0
+"""How long what could not be read is left alone."""
 _CONFLICTS = (ObjectsReplaced, ObjectGone, OffsetsNotContinuous, StreamEpochFenced)
 
 
@@ -59,6 +63,15 @@ class CompactionStats:
     ranges_replaced: int = 0
     conflicts: int = 0
     failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """When there was nothing to merge in a stream: its number of ranges, and from where on to look next."""
+
+    epoch: int
+    count: int
+    offset: int
 
 
 class Compactor:
@@ -96,8 +109,9 @@ class Compactor:
         self._offload = offload
         self._rng = rng or random.Random()
         self._throttle = Throttle(settings.compaction_rate, lambda: reader.is_loading)
-        self._looked_at: dict[int, tuple[int, int]] = {}
-        """Stream id -> epoch and number of ranges when there was nothing to merge."""
+        self._looks: dict[int, _Look] = {}
+        self._left_alone: dict[int, float] = {}
+        """Set objects that could not be read -> until when."""
         self._busy: set[int] = set()
         """Streams that are being rewritten."""
 
@@ -115,9 +129,12 @@ class Compactor:
         except BrokerFenced:
             raise
         except (StoreError, CatalogError, ObjectCorrupt) as error:
-            self.stats.failures += 1
             log.warning("compaction failed, will try again", error=str(error))
-            return False
+        except Exception as error:
+            # everything is readable as it is: no reason to stop serving
+            log.error("compaction has a defect", exc_info=error)
+        self.stats.failures += 1
+        return False
 
     async def compact(self) -> bool:
         """One job; False if nothing is due. Raises StoreError, CatalogError, ObjectCorrupt."""
@@ -126,7 +143,13 @@ class Compactor:
     # -- set objects ---------------------------------------------------------------------------------------------------
 
     async def _compact_sets(self) -> bool:
-        sets = [each for each in await self._catalog.set_objects() if self.adopts(each.node_id)]
+        now = asyncio.get_running_loop().time()
+        self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
+        sets = [
+            each
+            for each in await self._catalog.set_objects()
+            if self.adopts(each.node_id) and each.object_id not in self._left_alone
+        ]
         plan = plan_sets(sets, self._limits, self._settings.set_object_age_ms_max)
         if plan is None:
             self._throttle.urgency = 1.0
@@ -141,6 +164,9 @@ class Compactor:
         uploads = self._uploads()
         try:
             done = await self._replace(await SetRewriting(plan, infos, sources, uploads, self._limits).run())
+        except (ObjectCorrupt, ObjectMissing):
+            self._left_alone.update((each.object_id, now + LEFT_ALONE_S) for each in plan.sources)
+            raise
         finally:
             self._count(sum(source.bytes_read for source in sources), uploads)
         return done
@@ -151,25 +177,47 @@ class Compactor:
         for number, stream in enumerate(list(self._streams.values()), 1):
             if number % LOOKS_PER_TURN == 0:
                 await asyncio.sleep(0)
-            key = (stream.epoch, len(stream.committed_ranges))
-            if key[1] < MERGE_COUNT_MIN or self._looked_at.get(stream.stream_id) == key:
-                continue
-            if self._streams.get(stream.stream_id) is not stream or stream.stream_id in self._busy:
-                continue
-            located = stream.committed_ranges.located(stream.stream_id, stream.start_offset, stream.committed_offset)
-            sizes = [each.size for each, _ in located]
-            found = plan_merge(sizes, [not ref.shared for _, ref in located], self._limits)
-            if found is None:
-                self._looked_at[stream.stream_id] = key
-            elif await self._merge(stream, located[found[0] : found[1]]):
+            if self._is_new(stream) and await self._look_at(stream):
                 return True
-        if len(self._looked_at) > 2 * len(self._streams):
-            self._looked_at = {key: value for key, value in self._looked_at.items() if key in self._streams}
+        if len(self._looks) > 2 * len(self._streams):
+            self._looks = {key: value for key, value in self._looks.items() if key in self._streams}
         return False
+
+    def _is_new(self, stream: S3Stream) -> bool:
+        """There may be something to merge that was not there at the last look."""
+        count = len(stream.committed_ranges)
+        look = self._looks.get(stream.stream_id)
+        return (
+            count >= MERGE_COUNT_MIN
+            and (look is None or (look.epoch, look.count) != (stream.epoch, count))
+            and stream.stream_id not in self._busy
+            and self._streams.get(stream.stream_id) is stream
+        )
+
+    async def _look_at(self, stream: S3Stream) -> bool:
+        """Merge what is due, from where the last look ended: what lies before has been found in order."""
+        look = self._looks.get(stream.stream_id)
+        offset = stream.start_offset if look is None or look.epoch != stream.epoch else look.offset
+        while True:
+            located = stream.committed_ranges.located(stream.stream_id, offset, stream.committed_offset, LOOK_COUNT)
+            found = plan_merge([each.size for each, _ in located], [not ref.shared for _, ref in located], self._limits)
+            if found is not None:
+                return await self._merge(stream, located[found[0] : found[1]])
+            tail = located[-2 * self._limits.run_count_max :]
+            offset = tail[0][0].start_offset if tail else offset
+            if len(located) < LOOK_COUNT:
+                self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), offset)
+                return False
+            await asyncio.sleep(0)
 
     async def _merge(self, stream: S3Stream, located: Sequence[Located]) -> bool:
         with self._working_on(stream) as (reader, uploads):
-            return await self._replace(await merge(stream.stream_id, located, reader, uploads))
+            try:
+                return await self._replace(await merge(stream.stream_id, located, reader, uploads))
+            except (ObjectCorrupt, ObjectMissing):
+                after = located[-1][0].end_offset
+                self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), after)
+                raise
 
     async def rewrite(self, stream: Stream, end_offset: int, batch_filter: BatchFilter, compacted_offset: int) -> bool:
         """Send the stream's committed ranges below `end_offset` through the filter; False if others are at work on it.

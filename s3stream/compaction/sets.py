@@ -11,7 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from s3stream.catalog.api import NewObject, ObjectInfo, StreamRange
 from s3stream.committed_ranges import ObjectRef
@@ -54,14 +54,14 @@ class SetRewriting:
         read = 0
         stream_id = -1
         async with aclosing(self._merged()) as merged:
-            async for number, (each, _, batches) in merged:
+            async for number, (each, _, batches, size) in merged:
                 if each != stream_id:
                     await self._end_stream()
                     if read >= self._limits.job_size:
                         break
                     stream_id = each
-                read += sum(len(batch[3]) for batch in batches)
-                await self._add(stream_id, batches)
+                read += size
+                await self._add(stream_id, batches, size)
                 if number % PARTS_PER_TURN == 0:
                     await asyncio.sleep(0)
         await self._end_stream()
@@ -71,27 +71,26 @@ class SetRewriting:
     async def _merged(self) -> AsyncGenerator[tuple[int, Part], None]:
         """All parts by stream and offset, numbered."""
         readers = [source.parts(sorted(info.ranges)) for source, info in zip(self._sources, self._infos, strict=True)]
-        heads: list[tuple[int, int, int, list[Batch]]] = []
+        heads: list[tuple[int, int, int, Part]] = []
 
         async def advance(which: int) -> None:
-            async for stream_id, start_offset, batches in readers[which]:
-                heappush(heads, (stream_id, start_offset, which, batches))
+            async for part in readers[which]:
+                heappush(heads, (part[0], part[1], which, part))
                 return
 
         for which in range(len(readers)):
             await advance(which)
-        heapify(heads)
         number = 0
         while heads:
-            stream_id, start_offset, which, batches = heappop(heads)
+            _, _, which, part = heappop(heads)
             number += 1
-            yield number, (stream_id, start_offset, batches)
+            yield number, part
             await advance(which)
 
-    async def _add(self, stream_id: int, batches: list[Batch]) -> None:
+    async def _add(self, stream_id: int, batches: list[Batch], size: int) -> None:
         is_own = self._plan.split_all or self._sizes[stream_id] >= self._limits.split_size
         target, size_max = (self._own, self._limits.target_size) if is_own else (self._sets, self._limits.set_size)
-        target.add(stream_id, batches)
+        target.add(stream_id, batches, size)
         if target.size >= size_max:
             await self._put(target)
 

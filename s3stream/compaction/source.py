@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from s3stream.catalog.api import StreamRange
 from s3stream.committed_ranges import ObjectRef
 from s3stream.compaction.throttle import Throttle
-from s3stream.object.reader import Block, IndexEntry, NeedMore, ObjectIndex, read_block, read_index
+from s3stream.object.reader import IndexEntry, NeedMore, ObjectIndex, read_block, read_index
 from s3stream.object.writer import Batch
 from s3stream.objectstore.api import ObjectStore
 from s3stream.upload_pipeline import Offload
@@ -20,8 +20,8 @@ from wal.api import Buffer
 PIECE_SIZE = 2 << 20
 """Bytes of one request; a larger block is read as a whole."""
 
-Part = tuple[int, int, list[Batch]]
-"""Stream id, start offset, batches of one block."""
+Part = tuple[int, int, list[Batch], int]
+"""Stream id, start offset, batches of one block and their size."""
 
 
 class ObjectSource:
@@ -39,11 +39,8 @@ class ObjectSource:
         """The blocks of these ranges, which are sorted. Raises StoreError, ObjectCorrupt."""
         index = await self._index()
         for piece in _pieces(_entries(index, wanted)):
-            blocks = await self._read(piece)
-            for entry, block in zip(piece, blocks, strict=True):
-                timestamp = entry.max_timestamp
-                batches: list[Batch] = [(base, count, timestamp, data) for base, count, data in block.batches()]
-                yield entry.stream_id, entry.start_offset, batches
+            for part in await self._read(piece):
+                yield part
 
     async def _index(self) -> ObjectIndex:
         size = self._ref.size
@@ -55,17 +52,21 @@ class ObjectSource:
             tail = await self._get(size - found.size, size)
         return found
 
-    async def _read(self, piece: Sequence[IndexEntry]) -> list[Block]:
+    async def _read(self, piece: Sequence[IndexEntry]) -> list[Part]:
         start, end = piece[0].position, piece[-1].position + piece[-1].size
         data = memoryview(await self._get(start, end)) if self._whole is None else self._whole[start:end]
+        key = self._ref.key
 
-        def verify() -> list[Block]:
-            key = self._ref.key
-            return [
-                read_block(key, each, data[each.position - start : each.position - start + each.size]) for each in piece
-            ]
+        def verified() -> list[Part]:
+            parts: list[Part] = []
+            for each in piece:
+                block = read_block(key, each, data[each.position - start : each.position - start + each.size])
+                timestamp = each.max_timestamp
+                batches: list[Batch] = [(base, count, timestamp, data) for base, count, data in block.batches()]
+                parts.append((each.stream_id, each.start_offset, batches, len(block.payload)))
+            return parts
 
-        return await self._offload(verify)
+        return await self._offload(verified)
 
     async def _get(self, start: int, end: int) -> Buffer:
         await self._throttle.take(end - start)

@@ -19,7 +19,7 @@ from s3stream.object.writer import Batch
 from s3stream.objectstore.api import ObjectStore
 from s3stream.upload_pipeline import Offload
 
-CHUNK_SIZE = 4 << 20
+CHUNK_SIZE = 1 << 20
 """Bytes of batches that a filter is given at once."""
 
 
@@ -51,9 +51,9 @@ class StreamReader:
             source = ObjectSource(self._store, ref, self._throttle, self._offload)
             chunk: list[Batch] = []
             size = 0
-            async for _, _, batches in source.parts([each]):
+            async for _, _, batches, part_size in source.parts([each]):
                 chunk += batches
-                size += sum(len(batch[3]) for batch in batches)
+                size += part_size
                 if size >= CHUNK_SIZE:
                     yield chunk
                     chunk, size = [], 0
@@ -66,7 +66,7 @@ async def merge(stream_id: int, located: Sequence[Located], reader: StreamReader
     """One object out of these neighbours."""
     target = Target()
     async for batches in reader.chunks(located):
-        target.add(stream_id, batches)
+        target.add(stream_id, batches, _size(batches))
     return Replacement(located, [await uploads.put(target)])
 
 
@@ -87,7 +87,7 @@ async def filtered(
         async for batches in reader.chunks([(each, ref)]):
             kept = _covering(await batch_filter.filter(batches), covered)
             if kept:
-                target.add(stream_id, kept)
+                target.add(stream_id, kept, _size(kept))
                 covered = kept[-1][0] + kept[-1][1]
         if target.size < target_size and number + 1 < len(located):
             continue
@@ -95,7 +95,7 @@ async def filtered(
             sealed = await batch_filter.seal()
             if sealed is None or sealed[0] + sealed[1] != each.end_offset:
                 raise InvariantBroken(f"stream {stream_id}: a filter left nothing at {covered}-{each.end_offset}")
-            target.add(stream_id, _covering([sealed], covered))
+            target.add(stream_id, _covering([sealed], covered), len(sealed[3]))
             covered = each.end_offset
         added = [await uploads.put(target)]
         await batch_filter.before_commit()
@@ -111,3 +111,7 @@ def _covering(batches: Sequence[Batch], covered: int) -> list[Batch]:
         found.append((covered, end_offset - covered, timestamp, data))
         covered = end_offset
     return found
+
+
+def _size(batches: Sequence[Batch]) -> int:
+    return sum([len(batch[3]) for batch in batches])

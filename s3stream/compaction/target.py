@@ -20,11 +20,11 @@ class Target:
         self._parts: list[tuple[int, list[Batch]]] = []
         self.size = 0
 
-    def add(self, stream_id: int, batches: Sequence[Batch]) -> None:
+    def add(self, stream_id: int, batches: Sequence[Batch], size: int) -> None:
         if not self._parts or self._parts[-1][0] != stream_id:
             self._parts.append((stream_id, []))
         self._parts[-1][1].extend(batches)
-        self.size += sum(len(batch[3]) for batch in batches)
+        self.size += size
 
     def take(self) -> list[tuple[int, list[Batch]]]:
         """What was collected; it is empty then."""

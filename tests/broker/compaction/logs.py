@@ -150,13 +150,13 @@ def chunks(batches: list[Batch], rng: random.Random | None) -> Iterable[list[Bat
         batches = batches[count:]
 
 
-def grow(log: Log, rng: random.Random, steps: int) -> None:
+def grow(log: Log, rng: random.Random, steps: int, *, transactional_tombstones: bool = True) -> None:
     """Some more of everything."""
     keys = [b"k%d" % i for i in range(8)] + [b"long" * 20]
 
-    def pairs() -> list[tuple[bytes, bytes | None]]:
+    def pairs(tombstones: bool = True) -> list[tuple[bytes, bytes | None]]:
         return [
-            (rng.choice(keys), None if rng.random() < 0.25 else rng.randbytes(rng.randrange(20)))
+            (rng.choice(keys), None if tombstones and rng.random() < 0.25 else rng.randbytes(rng.randrange(20)))
             for _ in range(rng.randint(1, 5))
         ]
 
@@ -168,7 +168,8 @@ def grow(log: Log, rng: random.Random, steps: int) -> None:
         elif kind < 0.5:
             log.produce(pairs(), producer_id=rng.choice((1, 2)), codec=codec)
         elif kind < 0.8:
-            log.produce(pairs(), producer_id=rng.choice((10, 11, 12)), transactional=True, codec=codec)
+            pid = rng.choice((10, 11, 12))
+            log.produce(pairs(transactional_tombstones), producer_id=pid, transactional=True, codec=codec)
         elif log.open:
             log.end(rng.choice(sorted(log.open)), committed=rng.random() < 0.5)
         log.now_ms += rng.randrange(5_000)
