@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from drills.client.view import Address
     from drills.report import Report
     from drills.run import Drill, Options
 
@@ -56,6 +57,7 @@ def run_drill(
     seed: Annotated[int, typer.Option(metavar="S", help="Who is hit, and when; counts up from run to run.")] = 1,
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="How often; the worst one counts.")] = 1,
     held: Annotated[str, typer.Option(metavar="SIZE", help="Old data where a drill needs it: 256M, 2G.")] = "256M",
+    pace: Annotated[float, typer.Option(metavar="F", min=0.1, help="Factor of all waiting times: 0.3 is short.")] = 1.0,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures here.")] = None,
     picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the worst run here (SVG).")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the directory of the cluster, or the topic.")] = False,
@@ -78,6 +80,7 @@ def run_drill(
         seed=seed,
         held=_size(held),
         keep=keep,
+        pace=pace,
     )
     chosen = [drill for drill in drills if _fits(drill, options, alone=name != "all")]
     reports = _run_all(chosen, options, runs)
@@ -85,7 +88,7 @@ def run_drill(
     raise typer.Exit(0 if all(report.passed for report in reports) else 1)
 
 
-def _addresses(bootstrap: str | None):  # type: ignore[no-untyped-def]
+def _addresses(bootstrap: str | None) -> list[Address] | None:
     from drills.client.view import parse_addresses
 
     if bootstrap is None:

@@ -45,7 +45,6 @@ EXPECTED_FAILURES = (
 """What ends a drill with one line: something did not come up, or did not do what it must."""
 _DEFECT = re.compile(r"Traceback|has a defect|InvariantBroken")
 MB = 1_000_000
-QUIET_S, QUIET_TIMEOUT_S = 2.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +166,6 @@ class Run:
             return await holds()
         except Disconnected:
             return False
-
-    async def until_store_is_quiet(self) -> None:
-        """Until little is written to it besides the load: compaction of what was put there has come to its end."""
-        began = self.now()
-        usual = 3 * self.load.rate * 1024
-        while self._cluster is not None and self.now() - began < QUIET_TIMEOUT_S:
-            before = await self._traffic()
-            await asyncio.sleep(QUIET_S)
-            written = _difference(before, await self._traffic()).written
-            if written is None or written < usual * QUIET_S:
-                return
 
     async def tailrace(self, *arguments: str) -> str:
         """A command of the command line on this cluster."""
