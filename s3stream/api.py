@@ -163,6 +163,9 @@ class Storage(Protocol):
     async def open_streams(self, stream_ids: Sequence[int]) -> Sequence[Stream]:
         """Open for appending, in one catalog transaction. Raises StreamFenced."""
 
+    async def preload_streams(self, stream_ids: Sequence[int]) -> None:
+        """Read ahead what opening these streams needs, because they are about to be opened. Raises CatalogError."""
+
     def release_streams(self, streams: Iterable[Stream]) -> None:
         """Let go of streams that were committed to their ends and are closed in the catalog already."""
 

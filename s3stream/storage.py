@@ -20,15 +20,15 @@ import structlog
 from s3stream.api import InvariantBroken, Pressure, StorageError, Stream, StreamClosed, StreamFailed, StreamFenced
 from s3stream.append_log import AppendLog
 from s3stream.block_cache import BlockReader
-from s3stream.catalog.api import BrokerFenced, Catalog, StreamEpochFenced, StreamRange
+from s3stream.catalog.api import BrokerFenced, Catalog, StreamEpochFenced
 from s3stream.cleaner import Cleaner
-from s3stream.committed_ranges import CommittedRanges, ObjectRef
 from s3stream.compaction.compactor import Compactor
 from s3stream.compaction.plan import Limits
 from s3stream.group_call import GroupCall
 from s3stream.log_cache import LogCache
 from s3stream.object_ids import ObjectIds
 from s3stream.objectstore.api import ObjectStore
+from s3stream.range_loader import RangeLoader
 from s3stream.retry import Retry, first_error
 from s3stream.settings import StorageSettings
 from s3stream.stream import S3Stream
@@ -76,6 +76,7 @@ class S3Storage:
         self._broker_epoch = broker_epoch
         self._retry = Retry(settings, rng)
         self._ids = ObjectIds(catalog, node_id, broker_epoch, self._retry, settings)
+        self._ranges = RangeLoader(catalog, self._retry)
         self._streams: dict[int, S3Stream] = {}
         self._cache = LogCache(settings.cache_size_max - settings.block_size)
         self._append_log = AppendLog(wal, self._cache, may_confirm, settings)
@@ -215,28 +216,20 @@ class S3Storage:
         except BrokerFenced as error:
             self._fail(StreamFenced(str(error)))
             raise StreamFenced(str(error)) from error
-        committed = await self._load_ranges({info.stream_id: info.start_offset for info in infos})
+        committed = await self._ranges.load_opened(infos)
         self._check()
         opened = [S3Stream(info, ranges, self._append_log, self) for info, ranges in zip(infos, committed, strict=True)]
         self._streams.update((stream.stream_id, stream) for stream in opened)
         return opened
 
-    async def _load_ranges(self, starts: Mapping[int, int]) -> list[CommittedRanges]:
-        """Of streams (id -> start offset), in this order."""
-        found: dict[int, list[tuple[StreamRange, ObjectRef]]] = {stream_id: [] for stream_id in starts}
-        objects = await self._retry("load objects", self._catalog.live_objects, list(starts))
-        for info in objects:
-            ref = ObjectRef(info.object_id, info.key, info.size, info.shared)
-            for part in info.ranges:
-                if part.end_offset > starts[part.stream_id]:
-                    found[part.stream_id].append((part, ref))
-        return [CommittedRanges.of(found[stream_id]) for stream_id in starts]
+    async def preload_streams(self, stream_ids: Sequence[int]) -> None:
+        await self._ranges.preload(stream_ids)
 
     async def reload_ranges(self, stream: S3Stream) -> bool:
         """Look anew where the stream's committed offsets are: compaction elsewhere may have moved them. True if the
         stream is still open."""
         while True:
-            [ranges] = await self._load_ranges({stream.stream_id: stream.start_offset})
+            [ranges] = await self._ranges.load({stream.stream_id: stream.start_offset})
             if self._streams.get(stream.stream_id) is not stream:
                 return False
             if stream.take_ranges(ranges):

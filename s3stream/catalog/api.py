@@ -365,11 +365,11 @@ class Catalog(Protocol):
     async def stream_infos(self, stream_ids: Sequence[int]) -> list[StreamInfo]:
         """In the order asked; deleted ones are left out."""
 
-    async def live_objects(self, stream_ids: Sequence[int]) -> list[ObjectInfo]:
+    async def live_objects(self, stream_ids: Sequence[int], after: int = 0) -> list[ObjectInfo]:
         """Committed objects that hold ranges of any of these streams at or above their start offset, by object id.
 
         Only those ranges are listed. What is said of one stream is of one moment: its ranges have no hole and no
-        overlap, whatever is replaced meanwhile.
+        overlap, whatever is replaced meanwhile. With `after` only objects with a larger id are looked at.
         """
 
     # -- objects ---------------------------------------------------------------------------------------------

@@ -153,16 +153,16 @@ class SqlCatalog:
     async def stream_infos(self, stream_ids: Sequence[int]) -> list[StreamInfo]:
         return await self._database.read(lambda tx: streams.infos(tx, stream_ids))
 
-    async def live_objects(self, stream_ids: Sequence[int]) -> list[ObjectInfo]:
+    async def live_objects(self, stream_ids: Sequence[int], after: int = 0) -> list[ObjectInfo]:
         found: dict[int, ObjectInfo] = {}
         for ids in locks.chunks(sorted(set(stream_ids)), PAGE_COUNT):
-            for info in await self._live_objects(ids):
+            for info in await self._live_objects(ids, after):
                 known = found.get(info.object_id)
                 found[info.object_id] = info if known is None else replace(info, ranges=known.ranges + info.ranges)
         return [found[object_id] for object_id in sorted(found)]
 
-    async def _live_objects(self, stream_ids: Sequence[int]) -> list[ObjectInfo]:
-        return await self._database.read(lambda tx: listing.live_objects(tx, stream_ids))
+    async def _live_objects(self, stream_ids: Sequence[int], after: int) -> list[ObjectInfo]:
+        return await self._database.read(lambda tx: listing.live_objects(tx, stream_ids, after))
 
     # -- objects ------------------------------------------------------------------------------------------------------
     async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:

@@ -36,16 +36,17 @@ _SET_OBJECTS = (
 )
 
 
-def live_objects(tx: Connection, stream_ids: Sequence[int]) -> list[ObjectInfo]:
-    """Objects that hold ranges of these streams above their starts, with those ranges; by object id."""
+def live_objects(tx: Connection, stream_ids: Sequence[int], after: int = 0) -> list[ObjectInfo]:
+    """Objects above this id that hold ranges of these streams above their starts, with those ranges; by object id."""
     starts = _starts(tx, stream_ids, only_filled=True)
     if not starts:
         return []
     rows: list[Any] = []
+    wanted = _COLUMNS.where(objects.c.object_id > after)
     for ids in chunks(sorted(starts)):
-        rows += tx.execute(_COLUMNS.where(objects.c.stream_id.in_(ids), objects.c.state == COMMITTED)).all()
+        rows += tx.execute(wanted.where(objects.c.stream_id.in_(ids), objects.c.state == COMMITTED)).all()
     rows += tx.execute(
-        _COLUMNS.where(
+        wanted.where(
             objects.c.stream_id.is_(None),
             objects.c.state == COMMITTED,
             objects.c.first_stream_id <= max(starts),

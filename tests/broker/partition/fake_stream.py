@@ -163,6 +163,9 @@ class FakeStorage:
             self.streams[stream_id] = FakeStream(stream_id) if former is None else former.reopened()
         return [self.streams[stream_id] for stream_id in stream_ids]
 
+    async def preload_streams(self, stream_ids: Sequence[int]) -> None:
+        pass
+
     def release_streams(self, streams: Iterable[FakeStream]) -> None:
         for stream in streams:
             stream.closed = stream.released = True

@@ -1,0 +1,262 @@
+"""What a leader does with its targets, step by step."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from broker.handlers import produce
+from broker.handoff import leaving, mover
+from broker.request import RequestContext
+from protocol.errors import ErrorCode
+from protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
+from tests.broker.handlers_data.virtual_loop import run
+from tests.broker.handoff.world import Node, World
+from tests.broker.partition.batches import batch
+
+
+@asynccontextmanager
+async def cluster(nodes: int = 3, partitions: int = 2, seed: int = 1) -> AsyncIterator[World]:
+    """All partitions are led by node 1."""
+    world = World(random.Random(seed), partitions)
+    for node_id in range(1, nodes + 1):
+        world.start(node_id)
+    await asyncio.gather(*(node.run() for node in world.nodes.values()))
+    await until(lambda: all(world.nodes[1].partitions.get("t", index) for index in range(partitions)))
+    try:
+        yield world
+    finally:
+        for node in world.nodes.values():
+            await node.abandon()
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> float:
+    """Returns how long it took."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while not condition():
+        assert loop.time() - began < timeout_s, "it does not happen"
+        await asyncio.sleep(0.001)
+    return loop.time() - began
+
+
+def send(node: Node, index: int = 0) -> Any:
+    data = PartitionProduceData(index=index, records=memoryview(batch()))
+    request = ProduceRequest(acks=-1, topic_data=[TopicProduceData(name="t", partition_data=[data])])
+    return produce.handle(node.services, RequestContext(0, 10, 1, "test", 1, "host"), request)
+
+
+def error_of(sent: Any) -> int:
+    code: int = sent.response.responses[0].partition_responses[0].error_code
+    return code
+
+
+def leads(node: Node, index: int = 0) -> bool:
+    return node.partitions.get("t", index) is not None
+
+
+def test_a_partition_goes_to_its_target_with_all_its_records() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            sent = [send(world.nodes[1]) for _ in range(5)]
+            world.set_target(0, 2)
+            await until(lambda: leads(world.nodes[2]))
+            assert [error_of(each) for each in sent] == [0] * 5
+            moved = world.nodes[2].partitions.get("t", 0)
+            assert moved is not None
+            assert (moved.high_watermark, moved.leader_epoch) == (5, 1)
+            assert not leads(world.nodes[1])
+            assert leads(world.nodes[1], 1)
+            assert error_of(send(world.nodes[1])) == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+    run(main())
+
+
+def test_nobody_waits_for_long_whoever_is_asked() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            world.set_target(0, 2)
+            await until(lambda: world.nodes[1].partitions.in_transit("t", 0))
+            at_source, at_target = send(world.nodes[1]), send(world.nodes[2])
+            assert await until(lambda: at_source.done and at_target.done) < 0.15
+            assert error_of(at_source) == ErrorCode.NOT_LEADER_OR_FOLLOWER
+            assert at_source.response.responses[0].partition_responses[0].current_leader.leader_id == 2
+            assert error_of(at_target) == 0
+
+    run(main())
+
+
+def test_hundreds_go_in_few_transactions() -> None:
+    async def main() -> None:
+        async with cluster(partitions=500) as world:
+            for index in range(500):
+                world.set_target(index, 2 + index % 2)
+            await until(lambda: all(leads(world.nodes[2 + index % 2], index) for index in range(500)))
+            assert world.hand_overs == 500 / mover.ROUND_MAX + 0.5
+
+    run(main())
+
+
+def test_a_move_whose_upload_takes_too_long_is_given_up_and_made_later() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            world.nodes[1].storage.upload_now, quick = slow_after(world.nodes[1], 4), world.nodes[1].storage.upload_now
+            world.set_target(0, 2)
+            await until(lambda: world.nodes[1].partitions.in_transit("t", 0))
+            sent = send(world.nodes[1])
+            await until(lambda: sent.done)
+            assert error_of(sent) == 0
+            assert leads(world.nodes[1])
+            world.nodes[1].storage.upload_now = quick
+            await until(lambda: leads(world.nodes[2]))
+            moved = world.nodes[2].partitions.get("t", 0)
+            assert moved is not None
+            assert moved.high_watermark == 1
+
+    run(main())
+
+
+def slow_after(node: Node, calls: int) -> Callable[[], Any]:
+    """The store takes a minute from the upload on that follows so many others."""
+    upload_now, count = node.storage.upload_now, 0
+
+    async def upload() -> None:
+        nonlocal count
+        count += 1
+        await asyncio.sleep(60.0 if node.partitions.in_transit("t", 0) else 0.0)
+        await upload_now()
+
+    return upload
+
+
+def test_a_target_that_dies_is_forgotten_and_the_partition_stays() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            world.store_delay_s = 5.0
+            world.set_target(0, 2)
+            await asyncio.sleep(0.5)
+            await world.crash(2)
+            await until(lambda: world.infos[0].target is None)
+            assert leads(world.nodes[1])
+            sent = send(world.nodes[1])
+            await until(lambda: sent.done)
+            assert error_of(sent) == 0
+
+    run(main())
+
+
+def test_a_target_that_dies_after_the_preparation_keeps_nobody_waiting() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            world.set_target(0, 2)
+            await until(lambda: world.nodes[1].partitions.in_transit("t", 0))
+            dying = asyncio.create_task(world.crash(2))
+            sent = send(world.nodes[1])
+            await until(lambda: sent.done)
+            await dying
+            await until(lambda: leads(world.nodes[1]) or leads(world.nodes[3]))
+
+    run(main())
+
+
+def test_a_move_that_is_cancelled_in_the_last_moment_does_not_happen() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            world.set_target(0, 2)
+            await until(lambda: world.nodes[1].partitions.in_transit("t", 0))
+            world.set_target(0, None)
+            sent = send(world.nodes[1])
+            await until(lambda: sent.done)
+            assert error_of(sent) == 0
+            await until(lambda: leads(world.nodes[1]))
+            assert world.infos[0].leader == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("was_done", [False, True])
+def test_while_the_catalog_does_not_say_what_happened_nobody_serves(was_done: bool) -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            node = world.nodes[1]
+            hand_over, asked = node.catalog.hand_over, asyncio.Event()
+
+            async def lost(*arguments: Any) -> None:
+                if was_done:
+                    await hand_over(*arguments)
+                world.catalog_is_away = True
+                node.catalog.hand_over = hand_over
+                asked.set()
+                await hand_over(*arguments)
+
+            node.catalog.hand_over = lost
+            world.set_target(0, 2)
+            await asked.wait()
+            sent = send(node)
+            await until(lambda: sent.done)
+            assert error_of(sent) == ErrorCode.NOT_LEADER_OR_FOLLOWER
+            assert not leads(node)
+            assert not leads(world.nodes[2])
+            world.catalog_is_away = False
+            await until(lambda: leads(world.nodes[2]))
+            assert not leads(node)
+
+    run(main())
+
+
+def test_a_broker_that_leaves_gives_everything_to_those_that_stay() -> None:
+    async def main() -> None:
+        async with cluster(partitions=20) as world:
+            node = world.nodes[1]
+            began = asyncio.get_running_loop().time()
+            await leaving.leave(1, node.epoch, node.catalog, node.image)
+            assert asyncio.get_running_loop().time() - began < 1.0
+            assert sorted(info.leader for info in world.infos) == [2] * 10 + [3] * 10
+
+    run(main())
+
+
+def test_two_that_leave_at_once_do_not_give_to_each_other() -> None:
+    async def main() -> None:
+        async with cluster(partitions=10) as world:
+            for index in range(5):
+                world.set_target(index, 2)
+            await until(lambda: all(leads(world.nodes[2], index) for index in range(5)))
+            await asyncio.gather(
+                *(leaving.leave(n, world.nodes[n].epoch, world.nodes[n].catalog, world.nodes[n].image) for n in (1, 2))
+            )
+            assert {info.leader for info in world.infos} == {3}
+
+    run(main())
+
+
+def test_the_last_one_just_stops() -> None:
+    async def main() -> None:
+        async with cluster(nodes=1) as world:
+            node = world.nodes[1]
+            await leaving.leave(1, node.epoch, node.catalog, node.image)
+            assert {info.leader for info in world.infos} == {1}
+
+    run(main())
+
+
+@pytest.mark.parametrize("trouble", ["store", "catalog"])
+def test_leaving_ends_in_time_whatever_does_not_answer(trouble: str) -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            if trouble == "store":
+                world.store_delay_s = 1000.0
+            else:
+                world.catalog_is_away = True
+            node = world.nodes[1]
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            await leaving.leave(1, node.epoch, node.catalog, node.image)
+            assert loop.time() - began <= leaving.LEAVE_MAX_S + 1
+
+    run(main())
