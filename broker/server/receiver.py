@@ -6,6 +6,8 @@ A frame on the wire is a signed 32-bit size and as many bytes. Bytes arrive in o
   it between connections). Each complete frame in it is copied once, into its own bytearray: records stay mutable for
   stamping, and are kept by the log cache;
 * the **open frame**: once the size of an incomplete frame is known to be large, the rest is received straight into it.
+  After a large frame another one is expected: then only the head of the chunk is offered, so that hardly any of it
+  has to be copied.
 
 An open frame is allocated in steps as its bytes come, each a small multiple of what is there, so a client that
 announces 100 MB and sends nothing costs the smallest. Frames are handed out one at a time (`next_frame`), so a
@@ -21,6 +23,10 @@ from protocol.errors import FrameTooLarge
 CHUNK_SIZE = 262_144
 DIRECT_SIZE_MIN = 65_536
 """What is missing of a frame is received straight into it from this size on; less comes through the chunk."""
+LARGE_SIZE_MIN = 131_072
+"""After a frame of this size, another such frame is expected ..."""
+HEAD_SIZE = 2_048
+"""... so that this much is received into the chunk, and the rest straight into the frame."""
 ALLOCATION_MIN = 65_536
 ALLOCATION_STEP = 1_048_576
 """The most that an open frame begins with."""
@@ -35,10 +41,13 @@ class Receiver:
     __slots__ = (
         "_chunk",
         "_chunk_view",
+        "_direct_min",
         "_end",
+        "_expected",
         "_frame",
         "_frame_received",
         "_frame_size",
+        "_head_view",
         "_position",
         "_rest",
         "size_max",
@@ -47,6 +56,10 @@ class Receiver:
     def __init__(self, chunk: bytearray, size_max: int) -> None:
         self._chunk = chunk
         self._chunk_view = memoryview(chunk)
+        self._head_view = self._chunk_view[:HEAD_SIZE]
+        self._direct_min = DIRECT_SIZE_MIN
+        self._expected = 0
+        """About the size of the next frame, if it is expected to be large."""
         self._position = 0
         self._end = 0
         self._rest: bytearray | None = None
@@ -71,16 +84,16 @@ class Receiver:
     def buffer(self) -> memoryview:
         """Where the next bytes belong; valid until `received`."""
         frame = self._frame
-        if frame is not None and self._frame_size - self._frame_received >= DIRECT_SIZE_MIN:
+        if frame is not None and self._frame_size - self._frame_received >= self._direct_min:
             if self._frame_received == len(frame):
                 frame += bytes(min(self._frame_size, 2 * len(frame)) - len(frame))
             return memoryview(frame)[self._frame_received :]
-        return self._chunk_view
+        return self._head_view if self._expected else self._chunk_view
 
     def received(self, size: int) -> None:
         """`size` bytes have come into what `buffer` returned."""
         frame = self._frame
-        if frame is not None and self._frame_size - self._frame_received >= DIRECT_SIZE_MIN:
+        if frame is not None and self._frame_size - self._frame_received >= self._direct_min:
             self._frame_received += size
         else:
             self._position = 0
@@ -101,6 +114,8 @@ class Receiver:
             if 0 <= size <= available - 4:
                 position += 4
                 self._position = end = position + size
+                if self._expected or size >= LARGE_SIZE_MIN:
+                    self._expect(size)
                 return chunk[position:end]
             self._position = position + 4
             return self._continue_frame(self._open_frame(size, available - 4))
@@ -140,7 +155,7 @@ class Receiver:
     def _open_frame(self, size: int, available: int) -> bytearray:
         if not 0 <= size <= self.size_max:
             raise FrameTooLarge(size, self.size_max)
-        first = max(ALLOCATION_MIN, available, min(ALLOCATION_STEP, _ALLOCATION_PER_BYTE * available))
+        first = max(ALLOCATION_MIN, available, min(ALLOCATION_STEP, _ALLOCATION_PER_BYTE * available), self._expected)
         self._frame = frame = bytearray(min(size, first))
         self._frame_size = size
         self._frame_received = 0
@@ -159,4 +174,11 @@ class Receiver:
         if self._frame_received < self._frame_size:
             return None
         self._frame = None
+        self._expect(self._frame_size)
         return frame
+
+    def _expect(self, size: int) -> None:
+        """The next frame may be as large as this one. Only between frames."""
+        is_large = size >= LARGE_SIZE_MIN
+        self._expected = min(size, ALLOCATION_STEP) if is_large else 0
+        self._direct_min = HEAD_SIZE if is_large else DIRECT_SIZE_MIN

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.server.receiver import ALLOCATION_MIN, ALLOCATION_STEP, DIRECT_SIZE_MIN, Receiver
+from broker.server.receiver import (
+    ALLOCATION_MIN,
+    ALLOCATION_STEP,
+    DIRECT_SIZE_MIN,
+    HEAD_SIZE,
+    LARGE_SIZE_MIN,
+    Receiver,
+)
 from protocol.errors import FrameTooLarge
 
 SIZE_MAX = 8 * 1024 * 1024
@@ -56,7 +63,14 @@ def test_small_frames_survive_any_split_and_any_pause(
 @pytest.mark.parametrize("step", [1000, 65_536, 262_144, 10_000_000])
 @pytest.mark.parametrize(
     "sizes",
-    [[DIRECT_SIZE_MIN - 1], [DIRECT_SIZE_MIN], [ALLOCATION_STEP + 1, 5], [5, 4 * ALLOCATION_STEP + 7, 0, 70_000]],
+    [
+        [DIRECT_SIZE_MIN - 1],
+        [DIRECT_SIZE_MIN],
+        [ALLOCATION_STEP + 1, 5],
+        [5, 4 * ALLOCATION_STEP + 7, 0, 70_000],
+        [LARGE_SIZE_MIN, LARGE_SIZE_MIN + 1, LARGE_SIZE_MIN - 1, 3, HEAD_SIZE - 4, HEAD_SIZE, LARGE_SIZE_MIN],
+        [LARGE_SIZE_MIN] * 5 + [10] * 500 + [LARGE_SIZE_MIN + HEAD_SIZE],
+    ],
 )
 def test_large_frames_survive_any_split(sizes: list[int], step: int) -> None:
     payloads = [(bytes(range(256)) * (size // 256 + 1))[:size] for size in sizes]
@@ -88,3 +102,31 @@ def test_a_frame_does_not_share_memory_with_the_chunk() -> None:
     frame = receiver.next_frame()
     chunk[:] = bytes(1024)
     assert frame == b"abc"
+
+
+def test_after_a_large_frame_all_but_the_head_of_the_next_is_received_in_place() -> None:
+    receiver = Receiver(bytearray(1 << 20), SIZE_MAX)
+    size = 2 * LARGE_SIZE_MIN
+    assert feed(receiver, framed(bytes(size)), 100_000) == [bytes(size)]
+    head = receiver.buffer()
+    assert len(head) == HEAD_SIZE
+    head[:] = struct.pack(">i", size) + bytes(HEAD_SIZE - 4)
+    del head
+    receiver.received(HEAD_SIZE)
+    assert receiver.next_frame() is None
+    rest = receiver.buffer()
+    assert len(rest) == size - (HEAD_SIZE - 4)
+    rest[:] = b"x" * len(rest)
+    count = len(rest)
+    del rest
+    receiver.received(count)
+    frame = receiver.next_frame()
+    assert frame is not None
+    assert frame[HEAD_SIZE:] == b"x" * (size - HEAD_SIZE)
+
+
+def test_a_former_frame_lets_a_client_have_no_more_than_a_step_in_advance() -> None:
+    receiver = Receiver(bytearray(1 << 20), SIZE_MAX)
+    assert len(feed(receiver, framed(bytes(SIZE_MAX)), 1 << 20)) == 1
+    assert feed(receiver, struct.pack(">i", SIZE_MAX), 4) == []
+    assert receiver.open_frame_size == ALLOCATION_STEP
