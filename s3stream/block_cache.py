@@ -14,7 +14,9 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from s3stream.api import FetchResult
+import structlog
+
+from s3stream.api import FetchResult, ObjectCorrupt
 from s3stream.block_lru import BlockGroup, BlockKey, BlockLru
 from s3stream.object.reader import Block, IndexEntry, NeedMore, ObjectIndex, read_block, read_index
 from s3stream.objectstore.api import ObjectStore
@@ -24,6 +26,8 @@ from wal.api import Buffer
 MERGE_SIZE_MAX = 4 << 20
 """Largest ranged GET that neighbouring blocks are merged into."""
 _Blocks = dict[BlockKey, Block]
+
+log = structlog.get_logger()
 
 
 class BlockReader:
@@ -124,13 +128,21 @@ class BlockReader:
         return load
 
     async def _load_index(self, key: str, object_size: int) -> ObjectIndex:
-        tail: Buffer = b""
-        while isinstance(found := read_index(key, object_size, tail), NeedMore):
-            tail = await self._store.get_range(key, object_size - found.size, object_size)
+        try:
+            found = await self._read_index(key, object_size)
+        except ObjectCorrupt as error:
+            log.warning("an index is damaged, it is read again", error=str(error))
+            found = await self._read_index(key, object_size)
         self._indexes[key] = found
         self._index_size += found.size
         while self._index_size > self._index_cache_size and len(self._indexes) > 1:
             self._index_size -= self._indexes.popitem(last=False)[1].size
+        return found
+
+    async def _read_index(self, key: str, object_size: int) -> ObjectIndex:
+        tail: Buffer = b""
+        while isinstance(found := read_index(key, object_size, tail), NeedMore):
+            tail = await self._store.get_range(key, object_size - found.size, object_size)
         return found
 
     def _index_loaded(self, key: str, load: asyncio.Task[ObjectIndex]) -> None:
@@ -179,13 +191,22 @@ class BlockReader:
         return loads
 
     async def _load_run(self, key: str, run: Sequence[IndexEntry], owner: Reader | None) -> _Blocks:
+        try:
+            blocks = await self._read_run(key, run)
+        except ObjectCorrupt as error:
+            # Damaged on its way, perhaps: what is damaged in the store is so the next time too.
+            log.warning("a block is damaged, it is read again", error=str(error))
+            blocks = await self._read_run(key, run)
+        self._blocks.put(BlockGroup(blocks, owner))
+        return blocks
+
+    async def _read_run(self, key: str, run: Sequence[IndexEntry]) -> _Blocks:
         start = run[0].position
         data = memoryview(await self._store.get_range(key, start, run[-1].position + run[-1].size))
         blocks = {}
         for entry in run:
             begin = entry.position - start
             blocks[key, entry.position] = read_block(key, entry, data[begin : begin + entry.size])
-        self._blocks.put(BlockGroup(blocks, owner))
         return blocks
 
     def _run_loaded(

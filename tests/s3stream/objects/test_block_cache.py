@@ -271,3 +271,27 @@ async def test_a_forgotten_object_is_read_again(store: CountingStore, reader: Bl
     reader.forget("o")
     assert cached_size(reader) == 0
     assert read_cached(reader, "o", 1, 0, 5000, END) is None
+
+
+class DamagedOnce(MemoryStore):
+    """Each answer is damaged the first time that it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[str, int, int]] = set()
+
+    async def get_range(self, key: str, start: int, end: int) -> Buffer:
+        data = bytearray(await super().get_range(key, start, end))
+        if (key, start, end) not in self.seen:
+            self.seen.add((key, start, end))
+            data[len(data) // 2] ^= 1
+        return data
+
+
+async def test_what_was_damaged_on_its_way_is_read_again() -> None:
+    store = DamagedOnce()
+    size = await put(store, "k", [(1, batches(0, 20, 1))])
+    reader = BlockReader(store)
+    found = await reader.read("k", size, 1, 0, 1 << 20, END)
+    assert b"".join(found.buffers) == b"".join(data for _, _, _, data in batches(0, 20, 1))
+    await reader.close()
