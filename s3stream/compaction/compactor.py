@@ -296,7 +296,12 @@ class Compactor:
             stream.compacted_offset = compacted_offset
         for number, (stream_id, removed, added) in enumerate(replacement.runs(), 1):
             if (shown := self._streams.get(stream_id)) is not None:
-                shown.committed_ranges.replace(removed, added)
+                is_shown = shown.committed_ranges.replace(removed, added)
+                if shown is stream:
+                    # what a filter took out is not to be read any more, from memory or from where it was
+                    shown.tail.evict_before(removed[-1][0].end_offset)
+                    if not is_shown:
+                        await self._reload(shown)
             if number % LOOKS_PER_TURN == 0:
                 await asyncio.sleep(0)
         return True

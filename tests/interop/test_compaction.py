@@ -13,6 +13,8 @@ from bench.kafka_process import KafkaProcess
 from .clients import kafka_classpath
 from .compaction_cases import BROKER_CONFIGS, CASES, compare
 
+pytestmark = pytest.mark.interop
+
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:

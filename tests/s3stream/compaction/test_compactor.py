@@ -160,8 +160,6 @@ async def test_after_a_filter_every_offset_finds_the_first_batch_at_or_after_it(
     async with running(rig) as [stream]:
         await write(rig, [stream], 40)
         await write(rig, [stream], 1, 60)
-        rig.storage._cache.capacity = 0
-        rig.storage._cache.evict()
         chosen = EveryOther()
         assert await rig.storage.compactor.rewrite(stream, 80, chosen, 80)
         assert chosen.commits == ranges_of(stream) - 1
