@@ -52,7 +52,7 @@ async def handle(
 
 def _expected_streams(services: Services, topics: Iterable[AnnouncedTopic]) -> list[int]:
     """Of those partitions that the catalog says are to be led here."""
-    found = []
+    found: list[int] = []
     for announced in topics:
         topic = services.image.topic_by_id(announced.topic_id)
         for index in announced.partition_indexes:

@@ -250,9 +250,7 @@ class Mover:
         done = {key: moves[key] for key in ready if key[1] in given.get(key[0], ())}
         telling = asyncio.create_task(self._announce(done, handed_over=True, timeout_s=PREPARATION_MAX_S))
         try:
-            with suppress(CatalogError):
-                # otherwise the image learns of it later, and who is parked waits until then
-                await self._image.refresh()
+            await self._refresh()
             stays = {key: each for key, each in ready.items() if key not in done}
             self._go_on(stays)
             self._postpone(stays)
@@ -276,6 +274,16 @@ class Mover:
                 log.warning("no answer to handing over, asking again", error=str(error))
             await asyncio.sleep(SWITCH_RETRY_S)
         return {}
+
+    async def _refresh(self) -> None:
+        """What went has gone when the image knows; and what stays may have been away meanwhile, which it knows too."""
+        while True:
+            try:
+                await self._image.refresh()
+                return
+            except CatalogError as error:
+                log.warning("what was handed over is not known yet, asking again", error=str(error))
+            await asyncio.sleep(SWITCH_RETRY_S)
 
     async def _announce(self, moves: Mapping[Key, int], *, handed_over: bool, timeout_s: float) -> None:
         """Tell the targets; whether they hear it does not matter."""

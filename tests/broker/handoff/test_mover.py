@@ -15,6 +15,7 @@ from broker.handoff import leaving, mover
 from broker.request import RequestContext
 from protocol.errors import ErrorCode
 from protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
+from s3stream.catalog.api import CatalogUnreachable
 from tests.broker.handlers_data.virtual_loop import run
 from tests.broker.handoff.world import Node, World
 from tests.broker.partition.batches import batch
@@ -258,5 +259,41 @@ def test_leaving_ends_in_time_whatever_does_not_answer(trouble: str) -> None:
             began = loop.time()
             await leaving.leave(1, node.epoch, node.catalog, node.image)
             assert loop.time() - began <= leaving.LEAVE_MAX_S + 1
+
+    run(main())
+
+
+def test_one_that_was_away_and_is_back_when_the_catalog_answers_is_opened_anew() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            node = world.nodes[1]
+            hand_over, load_changes, is_back = node.catalog.hand_over, node.catalog.load_changes, asyncio.Event()
+
+            async def lost(*arguments: Any) -> None:
+                await hand_over(*arguments)
+                node.catalog.hand_over, node.catalog.load_changes = late, blind
+                raise CatalogUnreachable("the answer is lost")
+
+            async def late(*arguments: Any) -> Any:
+                world.set_target(0, 1)
+                await until(lambda: world.infos[0].leader == 1)
+                asyncio.get_running_loop().call_later(0.5, is_back.set)
+                return await hand_over(*arguments)
+
+            async def blind(after: int) -> Any:
+                if not is_back.is_set():
+                    raise CatalogUnreachable("away")
+                return await load_changes(after)
+
+            node.catalog.hand_over = lost
+            former = node.partitions.get("t", 0)
+            world.set_target(0, 2)
+            await is_back.wait()
+            assert not leads(node), "it would write where nobody reads"
+            await until(lambda: leads(node))
+            again = node.partitions.get("t", 0)
+            assert again is not None
+            assert again is not former
+            assert again.leader_epoch == 2
 
     run(main())
