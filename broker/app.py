@@ -232,14 +232,14 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         stack.push_async_callback(mover.stop)
         services.balancer.start()
         stack.push_async_callback(services.balancer.stop)
-        stack.push_async_callback(_leave, settings.node_id, epoch, catalog, services.image, ending)
+        stack.push_async_callback(_leave, services, epoch, ending)
         yield RunningBroker(address, services, server)
 
 
-async def _leave(node_id: int, epoch: int, catalog: Catalog, image: MetadataImage, ending: Ending) -> None:
+async def _leave(services: Services, epoch: int, ending: Ending) -> None:
     """One that failed can hand nothing over."""
     if ending.error is None:
-        await leave(node_id, epoch, catalog, image)
+        await leave(services.node_id, epoch, services.catalog, services.image, services.partitions)
 
 
 def _static_configs(settings: Settings) -> dict[str, str]:

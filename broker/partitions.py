@@ -96,9 +96,13 @@ class Partitions:
         partition = find_partition(info, index)
         if info is None or partition is None or self._closed or (topic, index) in self._by_name:
             return False
-        if index in self._offline.get(info.topic_id, ()):
+        if self.is_offline(info, index):
             return False
         return self._node_id in (partition.leader, partition.target)
+
+    def is_offline(self, topic: TopicInfo, index: int) -> bool:
+        """It is led here and cannot be read; nobody else could either."""
+        return index in self._offline.get(topic.topic_id, ())
 
     def park(self, topic: str, index: int, parked: Parked) -> bool:
         """Have `parked` called when the partition has arrived or gone, or when that takes too long. False: there is

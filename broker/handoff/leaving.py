@@ -14,6 +14,7 @@ import structlog
 
 from broker.cluster.image import MetadataImage
 from broker.cluster.placement import count_leaders, place_leader
+from broker.partitions import Partitions
 from s3stream.catalog.api import BrokerUnavailable, Catalog, CatalogError
 
 log = structlog.get_logger()
@@ -23,7 +24,9 @@ LOOK_INTERVAL_S = 0.1
 """Between two looks at what is still led here, if nothing tells of a change."""
 
 
-async def leave(node_id: int, broker_epoch: int, catalog: Catalog, image: MetadataImage) -> None:
+async def leave(
+    node_id: int, broker_epoch: int, catalog: Catalog, image: MetadataImage, partitions: Partitions
+) -> None:
     """Returns when nothing is led here any more, or nothing can be done about it."""
     changed = asyncio.Event()
     unsubscribe = image.subscribe(lambda _: changed.set())
@@ -33,7 +36,7 @@ async def leave(node_id: int, broker_epoch: int, catalog: Catalog, image: Metada
                 return
             await catalog.leave(node_id, broker_epoch)
             await image.refresh()
-            while _leads_anything(node_id, image):
+            while _leads_anything(node_id, image, partitions):
                 changed.clear()
                 targets = _plan(node_id, image)
                 if targets is None:
@@ -52,8 +55,12 @@ async def leave(node_id: int, broker_epoch: int, catalog: Catalog, image: Metada
         unsubscribe()
 
 
-def _leads_anything(node_id: int, image: MetadataImage) -> bool:
-    return any(each.leader == node_id for topic in image.topics() for each in topic.partitions)
+def _leads_anything(node_id: int, image: MetadataImage, partitions: Partitions) -> bool:
+    return any(
+        each.leader == node_id and not partitions.is_offline(topic, each.index)
+        for topic in image.topics()
+        for each in topic.partitions
+    )
 
 
 def _plan(node_id: int, image: MetadataImage) -> dict[UUID, dict[int, int | None]] | None:

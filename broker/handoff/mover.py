@@ -26,10 +26,10 @@ from uuid import UUID
 import structlog
 
 from broker.cluster.image import MetadataImage
+from broker.handoff.announcing import Key, announce
 from broker.partition.partition import Partition
 from broker.partitions import Partitions
-from broker.peers import Peers, PeerUnavailable
-from protocol.messages.announce_leadership import AnnouncedTopic, AnnounceLeadershipRequest
+from broker.peers import Peers
 from s3stream.api import Storage, StorageError
 from s3stream.catalog.api import BrokerFenced, Catalog, CatalogError, Changes, TopicInfo
 
@@ -37,8 +37,6 @@ log = structlog.get_logger()
 
 ROUND_MAX = 200
 """Partitions of a round: their states are saved, committed and read again while clients wait."""
-PREPARATION_MAX_S = 5.0
-"""How long the targets may take to make ready; they get it anyway."""
 QUICK_UPLOAD_S = 0.05
 PRE_UPLOADS_MAX = 4
 """Uploads made before the partitions are held: until one was quick, because the last one takes as long."""
@@ -48,9 +46,6 @@ RETRY_MIN_S, RETRY_MAX_S = 1.0, 15.0
 """Pauses before a move that was given up is tried again."""
 NOT_OPEN_RETRY_S = 0.1
 SWITCH_RETRY_S = 0.05
-
-Key = tuple[UUID, int]
-"""Topic id and partition index."""
 
 
 class _Move:
@@ -199,7 +194,7 @@ class Mover:
         await self._image.refresh()
 
     async def _prepare(self, moves: Mapping[Key, int]) -> None:
-        telling = asyncio.create_task(self._announce(moves, handed_over=False, timeout_s=PREPARATION_MAX_S))
+        telling = asyncio.create_task(announce(self._peers, self._node_id, moves, handed_over=False))
         try:
             for _ in range(PRE_UPLOADS_MAX):
                 begun_at = self._loop.time()
@@ -248,7 +243,7 @@ class Mover:
         if given is None:
             return
         done = {key: moves[key] for key in ready if key[1] in given.get(key[0], ())}
-        telling = asyncio.create_task(self._announce(done, handed_over=True, timeout_s=PREPARATION_MAX_S))
+        telling = asyncio.create_task(announce(self._peers, self._node_id, done, handed_over=True))
         try:
             await self._refresh()
             stays = {key: each for key, each in ready.items() if key not in done}
@@ -284,38 +279,6 @@ class Mover:
             except CatalogError as error:
                 log.warning("what was handed over is not known yet, asking again", error=str(error))
             await asyncio.sleep(SWITCH_RETRY_S)
-
-    async def _announce(self, moves: Mapping[Key, int], *, handed_over: bool, timeout_s: float) -> None:
-        """Tell the targets; whether they hear it does not matter."""
-        topics_of: dict[int, dict[UUID, list[int]]] = {}
-        for (topic_id, index), target in moves.items():
-            topics_of.setdefault(target, {}).setdefault(topic_id, []).append(index)
-        answers = [
-            self._peers.call(
-                target,
-                0,
-                AnnounceLeadershipRequest(
-                    node_id=self._node_id,
-                    handed_over=handed_over,
-                    topics=[
-                        AnnouncedTopic(topic_id=topic_id.bytes, partition_indexes=indexes)
-                        for topic_id, indexes in topics.items()
-                    ],
-                ),
-            )
-            for target, topics in topics_of.items()
-        ]
-        if not answers:
-            return
-        try:
-            await asyncio.wait(answers, timeout=timeout_s)
-        finally:
-            for answer in answers:
-                # one that comes later is for nobody
-                if answer.cancel() or answer.cancelled():
-                    continue
-                if isinstance(error := answer.exception(), PeerUnavailable):
-                    log.info("a broker does not hear of what it is to lead", error=str(error))
 
 
 def _is_committed(partition: Partition) -> bool:

@@ -61,6 +61,10 @@ def leads(node: Node, index: int = 0) -> bool:
     return node.partitions.get("t", index) is not None
 
 
+async def leave(node: Node) -> None:
+    await leaving.leave(node.node_id, node.epoch, node.catalog, node.image, node.partitions)
+
+
 def test_a_partition_goes_to_its_target_with_all_its_records() -> None:
     async def main() -> None:
         async with cluster() as world:
@@ -215,7 +219,7 @@ def test_a_broker_that_leaves_gives_everything_to_those_that_stay() -> None:
         async with cluster(partitions=20) as world:
             node = world.nodes[1]
             began = asyncio.get_running_loop().time()
-            await leaving.leave(1, node.epoch, node.catalog, node.image)
+            await leave(node)
             assert asyncio.get_running_loop().time() - began < 1.0
             assert sorted(info.leader for info in world.infos) == [2] * 10 + [3] * 10
 
@@ -228,9 +232,7 @@ def test_two_that_leave_at_once_do_not_give_to_each_other() -> None:
             for index in range(5):
                 world.set_target(index, 2)
             await until(lambda: all(leads(world.nodes[2], index) for index in range(5)))
-            await asyncio.gather(
-                *(leaving.leave(n, world.nodes[n].epoch, world.nodes[n].catalog, world.nodes[n].image) for n in (1, 2))
-            )
+            await asyncio.gather(leave(world.nodes[1]), leave(world.nodes[2]))
             assert {info.leader for info in world.infos} == {3}
 
     run(main())
@@ -240,7 +242,7 @@ def test_the_last_one_just_stops() -> None:
     async def main() -> None:
         async with cluster(nodes=1) as world:
             node = world.nodes[1]
-            await leaving.leave(1, node.epoch, node.catalog, node.image)
+            await leave(node)
             assert {info.leader for info in world.infos} == {1}
 
     run(main())
@@ -257,7 +259,7 @@ def test_leaving_ends_in_time_whatever_does_not_answer(trouble: str) -> None:
             node = world.nodes[1]
             loop = asyncio.get_running_loop()
             began = loop.time()
-            await leaving.leave(1, node.epoch, node.catalog, node.image)
+            await leave(node)
             assert loop.time() - began <= leaving.LEAVE_MAX_S + 1
 
     run(main())

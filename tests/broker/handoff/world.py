@@ -163,7 +163,7 @@ class WorldCatalog:
     async def hand_over(
         self, node_id: int, broker_epoch: int, partitions: Mapping[UUID, Sequence[int]]
     ) -> dict[UUID, dict[int, PartitionInfo]]:
-        is_lost = await self._arrive(writes=True)
+        is_lost = await self._arrive(writes=True) or self._world.rng.random() < 3 * self._world.faults
         world = self._world
         if world.epochs[node_id] != broker_epoch or node_id not in world.nodes:
             raise BrokerFenced("fenced")
