@@ -1,4 +1,4 @@
-"""Telling the targets what they are to lead, or lead now: it saves time, and it does not matter whether they hear it."""
+"""Telling the targets what they are to lead, or lead now. It saves time; whether they hear it does not matter."""
 
 from __future__ import annotations
 
