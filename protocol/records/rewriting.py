@@ -90,6 +90,8 @@ def raw_records(header: BatchHeader, batch: Buffer, size_max: int = DECOMPRESSED
             position = end
     except IndexError:
         raise InvalidBatch(ErrorCode.CORRUPT_MESSAGE, f"a record is cut off at byte {size}") from None
+    if header.record_count < 0 or position != size:
+        raise InvalidBatch(ErrorCode.CORRUPT_MESSAGE, f"{header.record_count} records end at byte {position} of {size}")
     return found
 
 
