@@ -111,7 +111,7 @@ def forget(node_id: NodeId, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> None:
 
     with Client(bootstrap) as client:
         response = client.send(UnregisterBrokerRequest(broker_id=node_id))
-    check(response.error_code, f"broker {node_id} is not forgotten", response.error_message)
+    check(response.error_code, "not forgotten", response.error_message)
     print(f"broker {node_id} is forgotten")
 
 

@@ -63,7 +63,7 @@ def _problem(node_id: int, update: FeatureUpdateKey, version: int) -> str | None
     if level < 0:
         return "A feature version cannot be less than 0."
     if not feature.min_level <= level <= feature.max_level:
-        return f"Broker {node_id} only supports versions {feature.min_level}-{feature.max_level}."
+        return f"Broker {node_id} only supports versions {feature.min_level}-{feature.max_level}"
     return _change_problem(feature, level, upgrade_type)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, or_, select, tuple_
+from sqlalchemy import Connection, func, or_, select, tuple_
 
 from s3stream.catalog import topics as topic_transactions
 from s3stream.catalog.api import Changes
@@ -14,14 +14,12 @@ from s3stream.catalog.locks import chunks
 from s3stream.catalog.schema import (
     ACTIVE,
     BROKER_CHANGED,
-    CHANGE_SEQ,
     CONFIG_CHANGED,
     TOPIC_CHANGED,
     NowMs,
     brokers,
     changes,
     configs,
-    counters,
 )
 
 _EXPIRED = select(brokers.c.node_id).where(brokers.c.state == ACTIVE, brokers.c.lease_end_ms <= NowMs())
@@ -30,9 +28,10 @@ _EXPIRED = select(brokers.c.node_id).where(brokers.c.state == ACTIVE, brokers.c.
 def load(tx: Connection, after: int) -> Changes:
     """Sequence numbers become visible in order, so the largest one seen is where to go on."""
     if after == 0:
-        seq: int = tx.execute(select(counters.c.value).where(counters.c.name == CHANGE_SEQ)).scalar_one()
+        # not the counter: what took a number and changed nothing is told to nobody, so others are not behind
+        newest = tx.execute(select(func.max(changes.c.seq))).scalar()
         return Changes(
-            seq=seq,
+            seq=newest or 0,
             topics=dict(topic_transactions.load(tx)),
             brokers={broker.node_id: broker for broker in latest(tx)},
             configs=_configs(tx, None),

@@ -147,7 +147,7 @@ async def test_a_feature_level_that_is_set_already_can_be_set(node: Cluster, ver
     ("feature", "level", "upgrade_type", "reason"),
     [
         ("metadata.version", 20, 1, "Broker 1 does not support this feature."),
-        ("transaction.version", 3, 1, "Broker 1 only supports versions 0-2."),
+        ("transaction.version", 3, 1, "Broker 1 only supports versions 0-2"),
         ("transaction.version", -1, 2, "A feature version cannot be less than 0."),
         ("transaction.version", 1, 1, "Can't downgrade the version of this feature without setting the upgrade type"),
         ("transaction.version", 1, 2, "This version of tailrace always works with 2."),
