@@ -31,7 +31,7 @@ from broker.partition.opening import RecoveredState, empty_state, recover_state
 from broker.partition.partition import Partition
 from broker.produce_throttle import ProduceThrottle
 from protocol.errors import InvalidBatch
-from s3stream.api import ObjectCorrupt, OffsetOutOfRange, Storage, StorageError, Stream
+from s3stream.api import ObjectCorrupt, OffsetOutOfRange, Storage, StorageError, Stream, StreamFenced
 from s3stream.catalog.api import CatalogError, Changes, PartitionInfo, TopicInfo, UnknownStream
 from s3stream.objectstore.api import ObjectMissing, RangeInvalid
 from s3stream.retry import first_error
@@ -40,8 +40,8 @@ log = structlog.get_logger()
 
 RECOVERIES_MAX = 32
 """Partitions whose state is read at the same time."""
-REOPEN_INTERVAL_S = 1.0
-"""Pause before a topic that could not be opened is tried again."""
+REOPEN_MIN_S, REOPEN_MAX_S = 0.05, 1.0
+"""Pauses before topics that could not be opened are tried again, each twice as long as the one before."""
 
 OFFLINE_INTERVAL_S = 60.0
 """Pause before a partition that could not be read is tried again."""
@@ -357,18 +357,19 @@ class Partitions:
 
     async def _open_followed(self, topic_ids: Sequence[UUID]) -> None:
         """Try until it works: nothing else would open topics whose news came while the database was away."""
+        pause_s = REOPEN_MIN_S
         while topics := [t for t in (self._image.topic_by_id(each.bytes) for each in topic_ids) if t is not None]:
             try:
                 await self._open_topics(topics)
                 return
-            except UnknownStream:
-                # one was deleted meanwhile: those of the others have no part in it
-                if len(topics) > 1:
+            except (CatalogError, StorageError) as error:
+                if len(topics) > 1 and isinstance(error, UnknownStream | StreamFenced):
+                    # one was deleted meanwhile, or is not free yet: the others have no part in it
                     await asyncio.gather(*(self._open_followed([topic.topic_id]) for topic in topics))
                     return
-            except (CatalogError, StorageError) as error:
                 log.warning("topics not opened, trying again", topics=len(topics), error=repr(error))
-            await asyncio.sleep(REOPEN_INTERVAL_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, REOPEN_MAX_S)
 
     async def _hand_over(self, topic_id: UUID, partition: Partition) -> None:
         async with self._locks[topic_id]:

@@ -15,7 +15,7 @@ from broker.partition.opening import RecoveredState, recover_state
 from broker.partition.partition import Partition
 from broker.partition.state_log import SNAPSHOTS_KEPT
 from protocol.errors import ErrorCode
-from s3stream.api import ObjectCorrupt, StreamFailed
+from s3stream.api import ObjectCorrupt, StreamFailed, StreamFenced
 from s3stream.catalog.api import CatalogUnreachable
 from s3stream.objectstore.api import StoreUnreachable
 from tests.broker.handlers_data.node import NODE_ID, Node
@@ -214,7 +214,7 @@ async def test_what_the_broker_itself_appends_is_in_snapshots_too(monkeypatch: p
 
 
 async def test_a_topic_that_could_not_be_opened_is_opened_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partitions_module, "REOPEN_INTERVAL_S", 0.001)
+    monkeypatch.setattr(partitions_module, "REOPEN_MIN_S", 0.001)
     node = Node()
     await node.partitions.open_all()
     working, failures = node.storage.open_streams, iter([CatalogUnreachable("blip"), StreamFailed("blip")])
@@ -337,3 +337,28 @@ async def test_a_new_producers_pipeline_stays_in_order_when_its_first_batch_find
     assert node.appended("t", bytearray(second)).error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
     assert node.appended("t", bytearray(first)).base_offset == 0
     assert node.appended("t", bytearray(second)).base_offset == 2
+
+
+async def test_one_topic_that_cannot_be_opened_yet_does_not_keep_others_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(partitions_module, "REOPEN_MIN_S", 0.001)
+    node = Node()
+    await node.partitions.open_all()
+    first, second = node.topic_info("first"), node.topic_info("second")
+    working, is_free = node.storage.open_streams, False
+
+    async def fenced(stream_ids: Sequence[int]) -> list[FakeStream]:
+        if first.partitions[0].log_stream_id in stream_ids and not is_free:
+            raise StreamFenced("open elsewhere")
+        return await working(stream_ids)
+
+    node.storage.open_streams = fenced  # type: ignore[method-assign]
+    await node.learn({first.topic_id: first, second.topic_id: second})
+    async with asyncio.timeout(5):
+        while node.partitions.get("second", 0) is None:
+            await asyncio.sleep(0.001)
+        assert node.partitions.get("first", 0) is None
+        is_free = True
+        await asyncio.gather(*node.partitions._tasks)
+    assert node.partitions.get("first", 0) is not None
