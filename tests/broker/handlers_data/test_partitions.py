@@ -356,7 +356,7 @@ async def test_one_topic_that_cannot_be_opened_yet_does_not_keep_others_from_it(
     node.storage.open_streams = fenced  # type: ignore[method-assign]
     await node.learn({first.topic_id: first, second.topic_id: second})
     async with asyncio.timeout(5):
-        while node.partitions.get("second", 0) is None:
+        while node.partitions.get("second", 0) is None:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
         assert node.partitions.get("first", 0) is None
         is_free = True
