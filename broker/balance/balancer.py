@@ -28,7 +28,7 @@ from broker.cluster.image import MetadataImage
 from broker.config.broker_config import BrokerConfig
 from protocol.messages.describe_load import DescribeLoadRequest, DescribeLoadResponse
 from protocol.types import Message
-from s3stream.catalog.api import CatalogError, Changes
+from s3stream.catalog.api import CatalogError, Changes, PartitionInfo
 
 log = structlog.get_logger()
 
@@ -51,7 +51,7 @@ class Asker(Protocol):
     def call(self, node_id: int, api_version: int, request: Message) -> asyncio.Future[DescribeLoadResponse]: ...
 
 
-class Mover(Protocol):
+class Targets(Protocol):
     """What is needed of the catalog."""
 
     async def set_targets(self, targets: Mapping[UUID, Mapping[int, int | None]]) -> int: ...
@@ -72,7 +72,7 @@ class Balancer:
     def __init__(
         self,
         image: MetadataImage,
-        catalog: Mover,
+        catalog: Targets,
         peers: Asker,
         config: BrokerConfig,
         clock: Callable[[], float] | None = None,
@@ -181,8 +181,7 @@ class Balancer:
     # -- acting -------------------------------------------------------------------------------------------------------
     def _changed(self, changes: Changes) -> None:
         self._history.follow(changes.topics, self._clock())
-        if changes.topics or changes.brokers or changes.configs:
-            self._woken.set()
+        self._woken.set()
 
     async def _run(self) -> None:
         while True:
@@ -209,7 +208,7 @@ class Balancer:
             self._uneven_since = None
             return LOOK_INTERVAL_S
         picture = await self.look()
-        moves = self._due(await self.plan(picture), now_s)
+        moves = [each for each in self._due(await self.plan(picture), now_s) if self._still_stands(each)]
         if moves:
             await self._ask_for(moves)
         return LOOK_INTERVAL_S if len(picture.loads) == len(picture.brokers) else SILENT_PAUSE_S
@@ -221,6 +220,11 @@ class Balancer:
         if self._uneven_since is None:
             self._uneven_since = now_s
         return moves if now_s - self._uneven_since >= LOAD_PATIENCE_S else []
+
+    def _still_stands(self, move: Move) -> bool:
+        """Nobody has moved it, or asked for another move, while the plan was made."""
+        info = self._partition(move.key)
+        return info is not None and info.leader == move.source and info.target is None
 
     async def _ask_for(self, moves: Sequence[Move]) -> None:
         targets: defaultdict[UUID, dict[int, int | None]] = defaultdict(dict)
@@ -234,7 +238,11 @@ class Balancer:
 
     def _forget_made_moves(self) -> None:
         for key, move in list(self.asked_for.items()):
-            topic = self._image.topic_by_id(key[0].bytes)
-            info = topic.partitions[key[1]] if topic is not None else None
+            info = self._partition(key)
             if info is None or info.target != move.target:
                 del self.asked_for[key]
+
+    def _partition(self, key: Key) -> PartitionInfo | None:
+        topic_id, index = key
+        topic = self._image.topic_by_id(topic_id.bytes)
+        return topic.partitions[index] if topic is not None else None

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from broker.balance.balancer import LOAD_PATIENCE_S, LOOK_INTERVAL_S, SILENT_PAUSE_S, Balancer
+from broker.balance.balancer import LOAD_PATIENCE_S, LOOK_INTERVAL_S, SILENT_PAUSE_S, Balancer, Picture
+from broker.balance.model import Move
 from broker.cluster.topics import TopicSpec
 from broker.config.broker_config import BrokerConfig
 from broker.peers import PeerUnavailable
@@ -154,6 +155,27 @@ async def test_two_that_act_at_once_do_no_harm(world: World) -> None:
     await other.stop()
     assert sorted(world.led().values()) == [6, 7, 7]
     assert not world.targets()
+
+
+async def test_what_somebody_else_asks_for_while_a_plan_is_made_is_not_overwritten(world: World) -> None:
+    await world.join(2, 3)
+    await world.create("t", 9)
+    await world.drain(1)
+    topic = world.node.image.topic("t")
+    assert topic is not None
+    mine = next(each.index for each in topic.partitions if each.leader == 1)
+
+    original = world.balancer.plan
+
+    async def plan_while_others_act(picture: Picture) -> list[Move]:
+        moves = await original(picture)
+        await world.node.catalog.set_replicas({topic.topic_id: {mine: (2,)}})
+        await world.node.image.refresh()
+        return [move._replace(target=3) for move in moves]
+
+    world.balancer.plan = plan_while_others_act  # type: ignore[method-assign]
+    await world.balancer.act()
+    assert world.targets() == {2: 1, 3: 2}
 
 
 async def test_a_broker_that_does_not_answer_gets_nothing_and_is_looked_at_again_soon(world: World) -> None:
