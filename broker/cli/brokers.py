@@ -26,7 +26,7 @@ _POLL_INTERVAL_S = 0.5
 
 @app.command("list")
 def list_brokers(bootstrap: Bootstrap = DEFAULT_BOOTSTRAP, json: Json = False) -> None:
-    """List the brokers: who is there, who leads how much, who has how much to do.
+    """List the brokers, their state and their load.
 
     State: active; draining, then drained when it leads nothing; stopping; stopped (on request, or recovered by others);
     unreachable (its lease runs still, but it does not answer); failed (its log waits to be recovered, see the logs).
@@ -47,7 +47,9 @@ def list_brokers(bootstrap: Bootstrap = DEFAULT_BOOTSTRAP, json: Json = False) -
 
 @app.command()
 def plan(bootstrap: Bootstrap = DEFAULT_BOOTSTRAP, json: Json = False) -> None:
-    """Show which partitions move now, which ones would be moved next, and why. Changes nothing.
+    """Show what moves, what would move next, and why.
+
+    It changes nothing.
 
     The broker with the smallest id moves partitions by itself: away from brokers that drain, then so that all lead
     about as many, then so that none has much more to do. Planned moves for the sake of load wait until the brokers have
@@ -74,10 +76,12 @@ def plan(bootstrap: Bootstrap = DEFAULT_BOOTSTRAP, json: Json = False) -> None:
 def drain(
     node_id: NodeId,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it leads nothing. Default: wait.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it leads nothing.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait.")] = 300.0,
 ) -> None:
-    """Have a broker give away all that it leads. Clients follow by themselves and see no error.
+    """Have a broker give away all that it leads.
+
+    Clients follow by themselves and see no error.
 
     It goes on running, is given nothing, and stays drained when it restarts, until `undrain`. Then it can be stopped
     and, if it is not to come back, forgotten. Interrupting this command does not end the drain.
@@ -97,7 +101,10 @@ def drain(
 
 @app.command()
 def undrain(node_id: NodeId, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> None:
-    """Let a broker that was drained lead again. It is given its share at once if it runs."""
+    """Let a drained broker lead again.
+
+    It is given its share at once if it runs.
+    """
     _find(_picture(bootstrap), node_id)
     _alter(bootstrap, node_id, _DELETE)
     print(f"broker {node_id} may lead again")
@@ -105,7 +112,10 @@ def undrain(node_id: NodeId, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> None:
 
 @app.command()
 def forget(node_id: NodeId, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> None:
-    """Remove a broker that was stopped and will not come back, with its configs. It must be stopped."""
+    """Remove a broker that has stopped for good.
+
+    It is no longer listed, and its configs are removed. Should it start again, it is a new one.
+    """
     from broker.cli.client import Client, check
     from protocol.messages.unregister_broker import UnregisterBrokerRequest
 
