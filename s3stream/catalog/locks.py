@@ -5,9 +5,9 @@ Every transaction takes its locks in this order, so that none waits in a circle 
 1. the change lock, if it writes change rows: these transactions run one after the other, so sequence numbers become
    visible in order and a follower that has seen n never misses one below it
 2. registrations of brokers, by (node id, epoch): a writer holds its own shared, so fencing waits for it or it fails
-3. the object that is committed
+3. the objects that are committed, by id
 4. streams, by id
-5. other objects, skipping locked ones
+5. other objects: skipping locked ones, or (of those that are replaced) by id
 6. the other counters
 """
 

@@ -18,12 +18,13 @@ nothing. A broker that dies in the middle leaves prepared objects, which the cle
 The life of data (names in `code` are `plan.Limits`): uploads put parts of `upload_split_size` and more into stream
 objects at once, the rest of a block into one set object. `fan_in` set objects become set objects of the next
 generation (each holds fewer streams and more of each), and what has grown to `split_size` leaves as a stream object;
-after `generation_max`, or a day, all of it does. Small neighbours of a stream are merged tier by tier up to
-`target_size`. So every byte is rewritten once per tier at most.
+after `generation_max`, or a day, all of it does. Small neighbours of a stream are merged tier by tier until
+they are large. So every byte is rewritten once per generation and once per tier at most; what is uploaded in large
+parts never is.
 
 Bounds
 ------
 * A stream has fewer than `fan_in` set objects of each generation, and fewer than `run_count_max` small objects between
-  two large ones (half of `target_size` or more), once compaction has caught up.
+  two large ones (above the last tier), once compaction has caught up.
 * Memory: a job holds its output (`target_size`, twice for set objects) and a piece of each input.
 """

@@ -18,10 +18,10 @@ class Limits:
     split_size: int = MIB
     """What a rewriting of set objects finds of one stream becomes an object of its own from this size on."""
     target_size: int = 32 * MIB
-    """The size of merged stream objects; a range of half of it is large, and not merged any more."""
-    tiers: tuple[int, ...] = (64 * KIB, 512 * KIB, 4 * MIB, 16 * MIB)
-    """Ranges are merged when together they reach the size above their own tier, so that every merge lifts every byte.
-    The last one is half of the target."""
+    """The most that is merged into one stream object."""
+    tiers: tuple[tuple[int, int], ...] = ((64 * KIB, 512 * KIB), (512 * KIB, 4 * MIB), (4 * MIB, 16 * MIB))
+    """(a, b): ranges smaller than a are merged when together they have b, so that every merge lifts every byte by a
+    tier. What the last tier does not take is large, and not merged any more. b is at most half of the target."""
     run_count_max: int = 32
     """... or when there are so many of them side by side."""
     fan_in: int = 10
@@ -83,20 +83,20 @@ def deepest(sets: Sequence[SetObject]) -> tuple[int, int]:
 
 def plan_merge(sizes: Sequence[int], mergeable: Sequence[bool], limits: Limits) -> tuple[int, int] | None:
     """Which neighbours, [first, stop), to merge: a run of the lowest tier that is due. `sizes` in order of offsets."""
-    for lifted in limits.tiers:
+    for bound, due in limits.tiers:
         first = total = 0
         for i, size in enumerate(sizes):
-            if not mergeable[i] or size >= lifted or (i > first and total + size > limits.target_size):
-                if _is_due(i - first, total, lifted, limits):
+            if not mergeable[i] or size >= bound or (i > first and total + size > limits.target_size):
+                if _is_due(i - first, total, due, limits):
                     return first, i
-                keeps = mergeable[i] and size < lifted
+                keeps = mergeable[i] and size < bound
                 first, total = (i, size) if keeps else (i + 1, 0)
                 continue
             total += size
-        if _is_due(len(sizes) - first, total, lifted, limits):
+        if _is_due(len(sizes) - first, total, due, limits):
             return first, len(sizes)
     return None
 
 
-def _is_due(count: int, total: int, lifted: int, limits: Limits) -> bool:
-    return count >= 2 and (total >= lifted or count >= limits.run_count_max)
+def _is_due(count: int, total: int, due: int, limits: Limits) -> bool:
+    return count >= 2 and (total >= due or count >= limits.run_count_max)

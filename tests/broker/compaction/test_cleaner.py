@@ -30,7 +30,7 @@ from tests.s3stream.sim.virtual_loop import virtual
 
 NEVER = 10**9
 SETTINGS = replace(SMALL, compaction_interval_ms=NEVER, clean_interval_ms=NEVER, compaction_rate=NEVER)
-LIMITS = Limits(split_size=1_500, target_size=2_000, tiers=(500, 900, 1_000), run_count_max=8, fan_in=3)
+LIMITS = Limits(split_size=1_500, target_size=2_000, tiers=((500, 900), (900, 1_000)), run_count_max=8, fan_in=3)
 RETENTION_MS = 1_000
 CONFIG = TopicConfig.resolve(
     {

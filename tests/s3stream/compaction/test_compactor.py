@@ -15,7 +15,12 @@ from tests.s3stream.sim.virtual_loop import virtual
 
 NEVER = 10**9
 LIMITS = Limits(
-    split_size=1_500, target_size=6_000, tiers=(500, 1_500, 3_000), run_count_max=8, fan_in=3, generation_max=2
+    split_size=1_500,
+    target_size=6_000,
+    tiers=((500, 1_500), (1_500, 3_000)),
+    run_count_max=8,
+    fan_in=3,
+    generation_max=2,
 )
 SETTINGS = replace(SMALL, compaction_interval_ms=NEVER, clean_interval_ms=NEVER, compaction_rate=NEVER)
 
