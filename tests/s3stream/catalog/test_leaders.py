@@ -232,3 +232,32 @@ async def test_a_cancel_and_a_handover_at_once_leave_one_of_the_two(catalog: Cat
     now = await partition(catalog)
     assert (now.leader, info.open, bool(moved), cancelled) in ((2, False, True, 0), (1, True, False, 1))
     assert now.target is None
+
+
+async def test_nothing_is_given_to_a_broker_that_is_about_to_stop(catalog: Catalog) -> None:
+    first, second, third = await brokers(catalog)
+    topic = await topic_led_by(catalog, [1, 1])
+    await catalog.set_targets({topic.topic_id: {0: 2}})
+    before = await seq(catalog)
+    for _ in range(2):
+        await catalog.leave(2, second.epoch)
+    assert [b.leaving for b in (await catalog.load_changes(before)).brokers.values() if b] == [True]
+    assert await catalog.hand_over(1, first.epoch, {topic.topic_id: [0]}) == {}
+    with pytest.raises(BrokerUnavailable):
+        await catalog.set_targets({topic.topic_id: {1: 2}})
+    with pytest.raises(BrokerUnavailable):
+        await catalog.set_replicas({topic.topic_id: {1: [2]}})
+    await catalog.close_broker(1, first.epoch)
+    assert await catalog.claim_partitions(2, second.epoch) == 2
+    assert {(await plan(catalog, index))[:2] for index in range(2)} == {(3, None)}
+    await catalog.close_broker(3, third.epoch)
+    assert await catalog.claim_partitions(2, second.epoch) == 2, "there is nobody else"
+
+
+async def test_who_comes_back_stays(catalog: Catalog) -> None:
+    first, *_ = await brokers(catalog)
+    await catalog.leave(1, first.epoch)
+    await catalog.close_broker(1, first.epoch)
+    assert not (await register(catalog, 1)).leaving
+    with pytest.raises(BrokerFenced):
+        await catalog.leave(1, first.epoch)
