@@ -14,8 +14,8 @@ import typer
 
 if TYPE_CHECKING:
     from drills.client.view import Address
+    from drills.drill import Drill, Options
     from drills.report import Report
-    from drills.run import Drill, Options
 
 app = typer.Typer(name="drill", help="Try what happens when brokers die, stop, move.", no_args_is_help=True)
 
@@ -64,7 +64,7 @@ def run_drill(
 ) -> None:
     """Run a drill; exit with 1 if it breaks a promise."""
     from drills.cluster import Setup
-    from drills.run import Options
+    from drills.drill import Options
     from drills.scenarios import DRILLS
 
     drills = list(DRILLS.values()) if name == "all" else [DRILLS[name]] if name in DRILLS else []

@@ -70,6 +70,8 @@ class Cluster:
         self.directory = Path(tempfile.mkdtemp(prefix="tailrace-drill-"))
         self.directory.chmod(0o755)
         self.brokers: dict[int, BrokerProcess] = {}
+        self._down: set[int] = set()
+        """Those that were ended on purpose, or were to end."""
         self._in_threads: set[asyncio.Future[Any]] = set()
         self.store: Store = (
             S3Store(self.directory, throttled=setup.throttled) if setup.objects == "s3" else LocalStore(self.directory)
@@ -111,6 +113,10 @@ class Cluster:
     def alive(self) -> list[int]:
         return [node_id for node_id, broker in self.brokers.items() if broker.is_running]
 
+    def gone(self) -> list[int]:
+        """Brokers that ended though nobody asked them to."""
+        return [node_id for node_id in self.brokers if node_id not in {*self.alive(), *self._down}]
+
     # -- brokers ----------------------------------------------------------------------------------------------------
     async def add(self, *node_ids: int) -> None:
         """New brokers; returns when they serve."""
@@ -119,14 +125,17 @@ class Cluster:
         await self.start_again(*node_ids)
 
     async def start_again(self, *node_ids: int) -> None:
+        self._down.difference_update(node_ids)
         await asyncio.gather(*(self.in_thread(self.brokers[node_id].start) for node_id in node_ids))
 
     async def kill(self, *node_ids: int) -> None:
         """SIGKILL, and gone."""
+        self._down.update(node_ids)
         await asyncio.gather(*(self.in_thread(self.brokers[node_id].kill) for node_id in node_ids))
 
     async def stop(self, node_id: int) -> int:
         """SIGTERM; returns the exit code."""
+        self._down.add(node_id)
         return await self.in_thread(partial(self.brokers[node_id].terminate, STOP_TIMEOUT_S))
 
     def pause(self, node_id: int) -> None:
@@ -137,6 +146,7 @@ class Cluster:
 
     async def ended(self, node_id: int, timeout_s: float) -> int | None:
         """The exit code of a broker that ends by itself. Raises TimeoutError."""
+        self._down.add(node_id)
         broker = self.brokers[node_id]
         await until(lambda: broker.returncode is not None, timeout_s)
         return broker.returncode

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from drills.drill import Drill, Options
 from drills.report import Report
-from drills.run import Drill, Options, Run
+from drills.run import Run
 
 
 class Interrupted(Exception):

@@ -3,7 +3,8 @@
 A scenario is a coroutine that gets a `Run`. It makes phases (`async with run.phase("killed")`), does what the drill is
 about to `run.cluster`, and states promises about what the phases measured. The load is there before it begins; after
 it everything is read and checked, and what no drill may break is added to its promises: nothing that was
-acknowledged is lost, doubled, reordered or changed; no client is told of an error; no broker has a defect in its log.
+acknowledged is lost, doubled, reordered or changed; no client is told of an error; no broker has a defect in its log,
+or ends unasked.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 from bench.broker_process import BrokerFailed
@@ -25,6 +25,7 @@ from drills.client.connection import Disconnected
 from drills.client.producer import ProducerFailed
 from drills.client.view import Address
 from drills.cluster import Cluster, CommandFailed, RunningCluster, Setup, tailrace
+from drills.drill import Drill, Options
 from drills.load import Load, LoadFailed
 from drills.promise import Promise, all_kept, quantity
 from drills.report import Report
@@ -44,40 +45,6 @@ EXPECTED_FAILURES = (
 )
 """What ends a drill with one line: something did not come up, or did not do what it must."""
 _DEFECT = re.compile(r"Traceback|has a defect|InvariantBroken")
-MB = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Of the command line. `bootstrap`: somebody else's cluster instead of an own one."""
-
-    setup: Setup = field(default_factory=Setup)
-    bootstrap: Sequence[Address] | None = None
-    seed: int = 0
-    held: int = 256 * MB
-    """Bytes of old data where a drill needs some."""
-    keep: bool = False
-    pace: float = 1.0
-    """Factor of all waiting times, for a short form."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drill:
-    """`needs_processes`: it starts, stops or hurts brokers, store or database, so it needs a cluster of its own."""
-
-    name: str
-    summary: str
-    promises: str
-    scenario: Callable[[Run], Awaitable[None]]
-    brokers: int = 3
-    needs_processes: bool = True
-    throttled: bool = False
-    """The store is behind a proxy."""
-    objects: str | None = None
-    """The only kind of store that it can run with."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    topic: Mapping[str, str] = field(default_factory=dict)
-    """Configs of the topic."""
 
 
 class Run:
@@ -252,11 +219,10 @@ class Run:
         )
         self.promise("errors that an application was told", len(self.load.errors), 0, "")
         if self._cluster is not None:
-            defects = {node_id: _DEFECT.search(text) for node_id, text in self._cluster.logs().items()}
-            bad = [str(node_id) for node_id, found in defects.items() if found]
-            self.promise(
-                f"brokers with a defect in their log{f' ({chr(44).join(bad)})' if bad else ''}", len(bad), 0, ""
-            )
+            bad = [node_id for node_id, text in self._cluster.logs().items() if _DEFECT.search(text)]
+            self.promise(f"brokers with a defect in their log {bad or ''}".strip(), len(bad), 0, "")
+            gone = self._cluster.gone()
+            self.promise(f"brokers that ended unasked {gone or ''}".strip(), len(gone), 0, "")
 
     async def _end(self) -> None:
         """What was begun is ended, also when the drill is interrupted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drills.run import Drill
+from drills.drill import Drill
 from drills.scenarios import consumers, failures, operations, outages
 
 DRILLS: dict[str, Drill] = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bench.history import Assignment
 from drills.client.client import Client
+from drills.drill import MB, Drill
 from drills.reading import GroupReader, TailReader
-from drills.run import MB, Drill, Run
+from drills.run import Run
 from drills.timeline import Phase
 
 GROUP = "drill-readers"

@@ -8,7 +8,8 @@ import math
 import shutil
 
 from drills.cluster import tailrace
-from drills.run import Drill, Run
+from drills.drill import Drill
+from drills.run import Run
 
 LEASE_S = 4.0
 """Shorter than the default of 10 s, so that the drill is."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from drills.run import MB, Drill, Run
+from drills.drill import MB, Drill
+from drills.run import Run
 
 GAP_MAX_S = 0.3
 SHARE_WITHIN_S = 10.0

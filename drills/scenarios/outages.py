@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from drills.backends import S3Store
-from drills.run import MB, Drill, Run
+from drills.drill import MB, Drill
+from drills.run import Run
 
 LEASE_S = 4.0
 """Shorter than the default of 10 s, so that the drill is."""
@@ -12,6 +13,8 @@ BACK_WITHIN_S = 10.0
 """Attempts are up to 5 s apart."""
 SLOW_RATE = 400_000.0
 """Bytes per second: a third of what the load needs."""
+SLOW_GAP_MAX_S = 15.0
+"""A broker that is full lets producers wait until a sixth of its bound is uploaded, at a third of this rate."""
 
 
 async def store_outage(run: Run) -> None:
@@ -38,10 +41,11 @@ async def slow_store(run: Run) -> None:
     assert isinstance(store, S3Store)
     async with run.phase("before"):
         await run.wait(3)
-    async with run.phase("slow"):
+    async with run.phase("slow") as slow:
         store.throttle(SLOW_RATE)
         run.say(f"the store takes {SLOW_RATE / 1000:.0f} kB/s, {run.load.rate * 1.024:.0f} kB/s are produced")
         await run.wait(30)
+    run.promise("longest time without an acknowledgement while it is slow", run.gap_s(slow), SLOW_GAP_MAX_S)
     async with run.phase("fast again") as fast:
         store.throttle(None)
         run.say("the store is fast again")
@@ -86,12 +90,13 @@ DRILLS = (
     Drill(
         "slow-store",
         "The object store takes a third of what is produced, for half a minute.",
-        "producers are slowed, nothing is lost",
+        "producers are slowed, none waits for more than 15 s; nothing is lost",
         slow_store,
         throttled=True,
         objects="s3",
         env={
-            "TAILRACE_STORAGE_PRESSURE_LOW_SIZE": str(4 * MB),
+            "TAILRACE_STORAGE_BLOCK_SIZE": str(MB // 4),
+            "TAILRACE_STORAGE_PRESSURE_LOW_SIZE": str(5 * MB),
             "TAILRACE_STORAGE_PRESSURE_HIGH_SIZE": str(6 * MB),
             "TAILRACE_STORAGE_UNUPLOADED_SIZE_MAX": str(8 * MB),
         },
