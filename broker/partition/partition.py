@@ -55,6 +55,7 @@ class Partition(LogView):
     """See the module docstring. All methods are called on the loop's thread."""
 
     __slots__ = (
+        "_failure",
         "_inspections",
         "_rules",
         "_snapshots",
@@ -94,6 +95,7 @@ class Partition(LogView):
         self.producers: ProducerStates = recovered.producers
         self.streams = (log_stream, state_stream)
         self.closed = False
+        self._failure: StorageError | None = None
         self.load = PartitionLoad()
         self._inspections = inspections or InspectionBudget()
         self._verifications = Verifications()
@@ -145,7 +147,7 @@ class Partition(LogView):
         Raises BatchRefused (nothing was appended) or an error of the storage.
         """
         if self.closed:
-            raise StreamClosed(f"{self.topic}-{self.index}")
+            raise self._refusal()
         rules = self._rules
         try:
             header = rules.check(records, now_ms, zstd)
@@ -332,8 +334,16 @@ class Partition(LogView):
             self._transactions.advance(high_watermark)
         self._waiters.advanced(high_watermark, self.last_stable_offset)
 
+    def _refusal(self) -> StorageError:
+        """Before anything is said about a batch: one out of order behind a refused one would get new sequences."""
+        if self._failure is not None:
+            return type(self._failure)(*self._failure.args)
+        return StreamClosed(f"{self.topic}-{self.index}")
+
     def _on_failed(self, error: StorageError) -> None:
         log.warning("partition failed", topic=self.topic, partition=self.index, error=str(error))
+        self._failure = error
+        self.closed = True
         self._waiters.fail(error)
 
     # -- the start of the log ---------------------------------------------------------------------------------------
@@ -401,7 +411,7 @@ class Partition(LogView):
         self.closed = True
 
     def go_on(self) -> None:
-        self.closed = False
+        self.closed = self._failure is not None
 
     def stop(self) -> None:
         """Accept nothing more. What was appended is still acknowledged when it becomes durable."""

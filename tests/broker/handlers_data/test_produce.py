@@ -117,11 +117,12 @@ async def test_a_failed_log_answers_what_waits_and_what_comes() -> None:
     topic = await node.topic("t")
     first = node.produce("t", batch(producer_id=9, epoch=0, sequence=0))
     node.log(topic).fail()
-    again = node.produce("t", batch(producer_id=9, epoch=0, sequence=0))
-    codes = [outcome(each).responses[0].partition_responses[0].error_code for each in (first, again, node.produce("t"))]
-    # the records of the first may be durable: its producer must not put them into other batches
-    unknown = ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND
-    assert codes == [unknown, unknown, ErrorCode.KAFKA_STORAGE_ERROR]
+    later = [node.produce("t", batch(producer_id=9, epoch=0, sequence=sequence)) for sequence in (0, 1, 2)]
+    codes = [outcome(each).responses[0].partition_responses[0].error_code for each in (first, *later)]
+    # the first one's records may be durable: its producer must not put them into other batches
+    assert codes[0] == ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND
+    # and it would, if the last one were said to be out of order behind the one that was refused
+    assert codes[1:] == 3 * [ErrorCode.KAFKA_STORAGE_ERROR]
     assert all(ErrorCode(code).retriable for code in codes)
 
 
