@@ -103,7 +103,10 @@ class ReplicaReads:
             partition = result.target.partition
             if result.error_code or result.diverging is not None or not isinstance(partition, Partition):
                 continue
-            replica = self._replica_for(partition, result.target, rack, connection_id)
+            end_offset = min(partition.log.committed_offset, partition.end_offset(fetch.isolation_level))
+            if result.target.fetch_offset >= end_offset:
+                continue
+            replica = self._replica_for(partition, result.target.fetch_offset, rack, connection_id)
             if replica is not None:
                 fetch.results[position] = _directed(result, replica)
                 fetch.size -= result.found.size if result.found is not None else 0
@@ -112,10 +115,7 @@ class ReplicaReads:
             fetch.cold = [each for each in fetch.cold if each[0] not in sent]
             fetch.answer_now = True
 
-    def _replica_for(self, partition: Partition, target: FetchTarget, rack: str, connection_id: int) -> int | None:
-        offset = target.fetch_offset
-        if offset >= partition.log.committed_offset or offset < partition.log_start_offset:
-            return None
+    def _replica_for(self, partition: Partition, offset: int, rack: str, connection_id: int) -> int | None:
         topic = self._image.topic_by_id(partition.topic_id)
         if topic is None or not is_catching_up(partition.log.ranges(), offset, self._now_ms()):
             return None

@@ -18,12 +18,12 @@ from wal.api import Buffer
 
 
 class ReplayedTransactions:
-    """Everything below `end_offset` has been looked at."""
+    """Everything below `end_offset` has been looked at: nothing of a log at first."""
 
     __slots__ = ("_open", "_transactions", "end_offset")
 
-    def __init__(self, log_start_offset: int) -> None:
-        self.end_offset = log_start_offset
+    def __init__(self) -> None:
+        self.end_offset = 0
         self._open: dict[int, int] = {}
         """Producer id -> first offset of its open transaction."""
         self._transactions = Transactions()
@@ -47,10 +47,10 @@ class ReplayedTransactions:
         }
 
     def replay(self, buffers: Iterable[Buffer], next_offset: int) -> None:
-        """Take in whole batches, the first of which contains `end_offset`; they end at `next_offset`."""
+        """Take in whole batches, from `end_offset` to `next_offset`."""
         for buffer in buffers:
             for header, batch in iter_batches(buffer):
-                if header.last_offset >= self.end_offset and header.is_transactional:
+                if header.is_transactional:
                     self._replay_batch(header, batch)
         self.end_offset = next_offset
         self._transactions.advance(next_offset)

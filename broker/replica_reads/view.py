@@ -89,7 +89,7 @@ class ReplicaView:
         self._owner = owner
         self._transactions: ReplayedTransactions | None = None
         self._restored_from = 0
-        """Of the state stream: snapshots below this offset have been looked at."""
+        """Of the state stream: snapshots below this offset have nothing new."""
         self._replaying = asyncio.Lock()
 
     # -- what a partition tells -------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class ReplicaView:
         """The transactions as of `offset` at least; None if they cannot be known from what is committed."""
         transactions = self._transactions
         if transactions is None:
-            transactions = self._transactions = ReplayedTransactions(0)
+            transactions = self._transactions = ReplayedTransactions()
         if transactions.end_offset < offset:
             await self._restore(transactions)
             if transactions.end_offset < self.log.start_offset:
@@ -208,8 +208,8 @@ class ReplicaView:
 
     async def _restore(self, transactions: ReplayedTransactions) -> None:
         """From the newest snapshot, if it is newer than what is known."""
-        newest = self.state.end_offset
-        for offset in range(newest - 1, max(self.state.start_offset, self._restored_from) - 1, -1):
+        first = max(self.state.start_offset, self._restored_from)
+        for offset in range(self.state.end_offset - 1, first - 1, -1):
             found = await self.state.fetch(offset, _SNAPSHOT_SIZE_MAX, offset + 1)
             try:
                 snapshot = await asyncio.to_thread(decode_snapshot, b"".join(found.buffers))
@@ -220,5 +220,5 @@ class ReplicaView:
             if snapshot.log_offset <= self.log.end_offset:
                 if snapshot.log_offset > transactions.end_offset:
                     transactions.restore(snapshot)
+                self._restored_from = offset + 1
                 break
-        self._restored_from = newest

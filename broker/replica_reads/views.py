@@ -68,12 +68,13 @@ class ReplicaViews:
 
     # -- looking into the catalog -----------------------------------------------------------------------------------
     async def keep_fresh(self, view: ReplicaView) -> None:
-        if asyncio.get_running_loop().time() - view.refreshed_at < FRESH_S:
+        is_loaded = all(stream.info is not None for stream in _streams(view))
+        if is_loaded and asyncio.get_running_loop().time() - view.refreshed_at < FRESH_S:
             return
         try:
             await self._load(view, anew=False)
         except (CatalogError, StorageError):
-            if view.log.info is None:
+            if not is_loaded:
                 raise
 
     async def refresh(self, view: ReplicaView, *, anew: bool = False) -> bool:
