@@ -253,7 +253,10 @@ class Partitions:
         self._name(partition)
 
     def _name(self, partition: Partition) -> None:
-        self._by_name[(partition.topic, partition.index)] = partition
+        key = (partition.topic, partition.index)
+        self._by_name[key] = partition
+        # before anybody else comes to it
+        self._parking.release(key)
         if (watcher := self._watchers.get(partition.topic)) is not None:
             watcher[0](partition)
 
@@ -297,7 +300,6 @@ class Partitions:
             del self._departing[key]
             partition.go_on()
             self._name(partition)
-            self._parking.release(key)
 
     def _gone(self, partition: Partition, topic_id: UUID) -> None:
         """It was handed over: its streams are closed in the catalog, and may be open elsewhere."""

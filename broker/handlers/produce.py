@@ -113,18 +113,30 @@ class _Ack:
 class _ParkedBatch:
     """Called when its partition has arrived or gone, or no longer waited for."""
 
-    __slots__ = ("_append", "_must_append", "_pending")
+    __slots__ = ("_answer", "_append", "_must_append", "_pending")
 
-    def __init__(self, pending: PendingProduce, must_append: bool, append: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        pending: PendingProduce,
+        answer: PartitionProduceResponse,
+        must_append: bool,
+        append: Callable[[], object],
+    ) -> None:
         self._pending = pending
+        self._answer = answer
         self._must_append = must_append
         self._append = append
 
     def __call__(self) -> None:
-        # whoever is gone and expected an answer sends the batch again
-        if self._must_append or not self._pending.cancelled:
-            self._append()
-        self._pending.part_done()
+        try:
+            # whoever is gone and expected an answer sends the batch again
+            if self._must_append or not self._pending.cancelled:
+                self._append()
+        except Exception:
+            _fail(self._answer, ErrorCode.UNKNOWN_SERVER_ERROR, None)
+            raise
+        finally:
+            self._pending.part_done()
 
 
 def handle(services: Services, ctx: RequestContext, request: ProduceRequest) -> ProduceResponse | Deferred | None:
@@ -302,7 +314,7 @@ def _append(
                 _append, services, topic, name, data, answer, pending, acks, now_ms, zstd, may_write_internal,
                 transaction, may_park=False,
             )  # fmt: skip
-            if services.partitions.park(name, data.index, _ParkedBatch(pending, acks == 0, again)):
+            if services.partitions.park(name, data.index, _ParkedBatch(pending, answer, acks == 0, again)):
                 pending.has_parked = True
                 pending.part_begun()
                 return True

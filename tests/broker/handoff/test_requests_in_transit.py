@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 
+from broker import partitions as partitions_module
 from broker.handlers import list_offsets
 from broker.handoff.parking import WAIT_MAX_S
 from broker.partition.partition import Partition
 from broker.request import Refused
 from protocol.errors import ErrorCode
 from protocol.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from s3stream.api import ObjectCorrupt
 from s3stream.catalog.api import BrokerInfo, TopicInfo
 from tests.broker.handlers_data.node import NODE_ID, Node, answer, context, fetched, outcome
 from tests.broker.handlers_data.virtual_loop import run
 from tests.broker.partition.batches import batch
+from tests.broker.partition.fake_stream import FakeStream
 
 OTHER = 2
 
@@ -113,6 +116,20 @@ async def test_if_it_stays_what_was_parked_is_appended_in_order() -> None:
     away.node.storage.flush()
     assert [error_of(each) for each in (*parked, late)] == [0] * 4
     assert [outcome(each).responses[0].partition_responses[0].base_offset for each in (*parked, late)] == [0, 1, 2, 3]
+
+
+@in_virtual_time
+async def test_a_defect_in_what_was_parked_is_answered_as_one() -> None:
+    away = await traveller()
+    partition = away.hold()
+    parked, behind = away.node.produce("t"), away.node.produce("t")
+    away.node.log(away.topic).append = fail  # type: ignore[method-assign]
+    away.node.partitions.go_on(partition)
+    assert error_of(parked) == error_of(behind) == ErrorCode.UNKNOWN_SERVER_ERROR
+
+
+def fail(*arguments: object) -> int:
+    raise ValueError("a defect")
 
 
 @in_virtual_time
@@ -308,3 +325,35 @@ async def test_offsets_of_a_departing_partition_are_those_it_has() -> None:
     request = ListOffsetsRequest(topics=[ListOffsetsTopic(name="t", partitions=[wanted])])
     response = await answer(list_offsets.handle(away.node.services, context(2, 7), request))
     assert response.topics[0].partitions[0].offset == 1
+
+
+def test_nobody_comes_before_those_who_wait_for_an_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        here = await traveller(leader=OTHER, target=NODE_ID)
+        is_closed = asyncio.Event()
+        damaged = FakeStream(here.topic.partitions[1].log_stream_id)
+        damaged.append(b"damaged", 1, 0)
+        damaged.flush()
+        here.node.storage.streams[damaged.stream_id] = damaged
+
+        async def recover(*streams: object) -> None:
+            raise ObjectCorrupt("a flipped bit")
+
+        async def close(stream: FakeStream) -> None:
+            await is_closed.wait()
+
+        monkeypatch.setattr(partitions_module, "recover_state", recover)
+        monkeypatch.setattr(FakeStream, "close", close)
+        parked = here.node.produce("t")
+        leaders = tuple(replace(each, leader=NODE_ID, leader_epoch=6, target=None) for each in here.topic.partitions)
+        await here.node.learn({here.topic.topic_id: replace(here.topic, partitions=leaders)})
+        while here.node.partitions.get("t", 0) is None:
+            await asyncio.sleep(0)
+        late = here.node.produce("t")
+        here.node.storage.flush()
+        offsets = [outcome(each).responses[0].partition_responses[0].base_offset for each in (parked, late)]
+        assert offsets == [0, 1]
+        is_closed.set()
+        await here.node.partitions.close_all()
+
+    run(main())
