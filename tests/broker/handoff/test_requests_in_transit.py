@@ -347,7 +347,7 @@ def test_nobody_comes_before_those_who_wait_for_an_arrival(monkeypatch: pytest.M
         parked = here.node.produce("t")
         leaders = tuple(replace(each, leader=NODE_ID, leader_epoch=6, target=None) for each in here.topic.partitions)
         await here.node.learn({here.topic.topic_id: replace(here.topic, partitions=leaders)})
-        while here.node.partitions.get("t", 0) is None:
+        while here.node.partitions.get("t", 0) is None:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         late = here.node.produce("t")
         here.node.storage.flush()
