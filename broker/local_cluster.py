@@ -26,6 +26,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -85,10 +86,13 @@ def run(settings: Settings) -> int:
 
 
 def _import_all(settings: Settings) -> None:
-    """What a broker imports while it starts."""
-    import uvloop  # noqa: F401
-
-    from s3stream.catalog import opening, sqlite  # noqa: F401
+    """What a broker imports while it starts, but for the client of object stores: it is native and may have threads."""
+    with suppress(ImportError):
+        import uvloop  # noqa: F401
+    if settings.metadata_url.startswith("sqlite"):
+        import s3stream.catalog.sqlite
+    else:
+        import s3stream.catalog.postgres  # noqa: F401
 
 
 @dataclass(slots=True)
