@@ -240,8 +240,15 @@ class ObjectRecoverableWal:
         if self._is_discarded:
             return
         try:
-            async for header, _ in self._slots():
-                end = header
+            try:
+                async for header, _ in self._slots():
+                    end = header
+            except WalCorrupt:
+                if not (await _list(self._store, self._epoch))[self._epoch].is_discarded:
+                    raise
+                # by somebody else who recovered it too, and deletes it
+                self._is_discarded = True
+                return
             sequence = end.sequence
             mark = SlotHeader(Kind.DISCARDED, self._epoch, sequence, end.position, sequence, sequence, uuid4().bytes)
             with suppress(SlotTaken):

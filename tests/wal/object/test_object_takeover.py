@@ -189,3 +189,18 @@ async def test_a_log_of_another_epoch_is_left_alone() -> None:
     log.append([b"record"])
     await log.flush()
     await log.close()
+
+
+@virtual
+async def test_two_that_discard_a_log_at_once_are_both_done() -> None:
+    bucket = Bucket()
+    log = await open_object_wal(MemorySlots(bucket), 1)
+    for number in range(8):
+        log.append([bytes([number])])
+        await log.flush()
+    first, second = [await fence_object_wal(MemorySlots(bucket)) for _ in range(2)]
+    await first.discard()
+    await second.discard()
+    await log.close()
+    again = await fence_object_wal(MemorySlots(bucket))
+    assert [chunk async for chunk in again.records()] == []
