@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 
 from s3stream.catalog.api import Catalog, ObjectInfo, StreamInfo, StreamRange
 from s3stream.committed_ranges import CommittedRanges, ObjectRef
@@ -22,16 +21,17 @@ OBJECT_IDS_OVERLAP = 256
 """Newer objects are looked for from so many ids before the largest that was read ahead."""
 PRELOADED_MAX_S = 60.0
 _OBJECTS_PER_TURN = 500
-"""Objects handled before the event loop gets its turn."""
+_RANGES_PER_TURN = 2000
+"""Objects and ranges handled before the event loop gets its turn."""
 
 _Located = list[tuple[StreamRange, ObjectRef]]
 
 
 class _Preloaded:
-    __slots__ = ("deadline", "last_object_id", "located")
+    __slots__ = ("deadline", "last_object_id", "ranges")
 
-    def __init__(self, located: _Located, last_object_id: int, deadline: float) -> None:
-        self.located = located
+    def __init__(self, ranges: CommittedRanges, last_object_id: int, deadline: float) -> None:
+        self.ranges = ranges
         self.last_object_id = last_object_id
         self.deadline = deadline
 
@@ -54,8 +54,12 @@ class RangeLoader:
         self._forget_old()
         last_object_id = max((info.object_id for info in objects), default=0)
         for stream_id, located in (await self._locate(objects, dict.fromkeys(stream_ids, 0))).items():
-            located.sort(key=_start_of)
-            self._preloaded[stream_id] = _Preloaded(located, last_object_id, deadline)
+            ranges = CommittedRanges()
+            for number, (part, ref) in enumerate(sorted(located, key=_start_of), 1):
+                ranges.append(part, ref)
+                if number % _RANGES_PER_TURN == 0:
+                    await asyncio.sleep(0)
+            self._preloaded[stream_id] = _Preloaded(ranges, last_object_id, deadline)
 
     async def load_opened(self, infos: Sequence[StreamInfo]) -> list[CommittedRanges]:
         """Of streams that were just opened, so that nobody commits to them, in this order."""
@@ -69,9 +73,9 @@ class RangeLoader:
             found = await self._locate(newer, {info.stream_id: info.start_offset for info in infos})
             for info in infos:
                 if info.stream_id in known:
-                    joined = _join(known[info.stream_id].located, found[info.stream_id], info)
-                    if joined is not None:
-                        ready[info.stream_id] = CommittedRanges.of(joined)
+                    ranges = known[info.stream_id].ranges
+                    if _complete(ranges, found[info.stream_id], info):
+                        ready[info.stream_id] = ranges
         rest = {info.stream_id: info.start_offset for info in infos if info.stream_id not in ready}
         if rest:
             ready.update(zip(rest, await self.load(rest), strict=True))
@@ -95,16 +99,19 @@ class RangeLoader:
             del self._preloaded[stream_id]
 
 
-def _join(known: _Located, newer: _Located, info: StreamInfo) -> _Located | None:
-    """All of the stream, or None if the two leave something out."""
-    end = known[-1][0].end_offset if known else 0
-    joined = [each for each in known if each[0].end_offset > info.start_offset]
-    joined += sorted((each for each in newer if each[0].start_offset >= end), key=_start_of)
-    if not joined:
-        return joined if info.start_offset == info.end_offset else None
-    begins = joined[0][0].start_offset <= info.start_offset
-    meets = all(one[0].end_offset == other[0].start_offset for one, other in pairwise(joined))
-    return joined if begins and meets and joined[-1][0].end_offset == info.end_offset else None
+def _complete(ranges: CommittedRanges, newer: _Located, info: StreamInfo) -> bool:
+    """Add to what was read ahead what came since; False if the two leave something out."""
+    read_ahead = ranges.infos()
+    end = read_ahead[-1].end_offset if read_ahead else info.start_offset
+    for part, ref in sorted(newer, key=_start_of):
+        # what lies before is in what was read ahead, or has taken its place
+        if part.end_offset > end:
+            if part.start_offset > end or (read_ahead and part.start_offset < end):
+                return False
+            ranges.append(part, ref)
+            end = part.end_offset
+    ranges.trim(info.start_offset)
+    return end == info.end_offset or (not ranges.infos() and info.start_offset == info.end_offset)
 
 
 def _start_of(each: tuple[StreamRange, ObjectRef]) -> int:
