@@ -17,9 +17,11 @@ from drills.timeline import Event, Gap
 WIDTH = 1000
 LEFT, RIGHT = 70, 20
 PLOT_WIDTH = WIDTH - LEFT - RIGHT
-ACKS_TOP, ACKS_HEIGHT = 90, 200
-AGES_TOP, AGES_HEIGHT = 330, 110
-LIST_TOP = 500
+ACKS_TOP, ACKS_HEIGHT = 110, 200
+AGES_TOP, AGES_HEIGHT = 350, 110
+NAMES_HEIGHT = 32
+"""Above the plots: names of phases, in two rows, so that those of short ones do not run into each other."""
+LIST_TOP = 520
 LINE_HEIGHT = 18
 GRID_LINES = 4
 GOOD, BAD, INK, QUIET, ACKS, AGES = "#1a7f37", "#c62828", "#1f2328", "#8c959f", "#0969da", "#9a6700"
@@ -68,10 +70,10 @@ def _bands(report: Report, x: _Scale) -> Iterator[str]:
     for number, phase in enumerate(report.timeline.phases):
         start, end = x(phase.start), x(min(phase.end, report.seconds))
         yield (
-            f'<rect x="{start:.1f}" y="{ACKS_TOP - 18}" width="{max(end - start, 0):.1f}" '
-            f'height="{AGES_TOP + AGES_HEIGHT - ACKS_TOP + 18}" fill="{BANDS[number % 2]}"/>'
+            f'<rect x="{start:.1f}" y="{ACKS_TOP - NAMES_HEIGHT}" width="{max(end - start, 0):.1f}" '
+            f'height="{AGES_TOP + AGES_HEIGHT - ACKS_TOP + NAMES_HEIGHT}" fill="{BANDS[number % 2]}"/>'
         )
-        yield _text(start + 3, ACKS_TOP - 6, phase.name, INK)
+        yield _text(start + 3, ACKS_TOP - 20 + 14 * (number % 2), phase.name, INK)
 
 
 def _red(gap: Gap, x: _Scale) -> str:
@@ -96,7 +98,7 @@ def _plot(values: Sequence[float], top: int, height: int, colour: str, label: st
     """An area under steps, with its scale at the left."""
     highest = _round_up(max(values, default=0.0))
     bottom = top + height
-    parts = [_text(LEFT, top - 22, label, colour)]
+    parts = [_text(LEFT, top - (NAMES_HEIGHT + 6 if top == ACKS_TOP else 8), label, colour)]
     for number in range(GRID_LINES + 1):
         value = highest * number / GRID_LINES
         y = bottom - height * number / GRID_LINES
