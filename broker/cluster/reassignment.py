@@ -139,9 +139,11 @@ class Reassignments:
             partition = self._partition(wish, results)
             if partition is None:
                 continue
-            results[wish] = _NOT_NEEDED if partition.leader in alive else AdminError(
-                ErrorCode.ELIGIBLE_LEADERS_NOT_AVAILABLE, "Eligible topic partition leaders are not available."
-            )  # fmt: skip
+            if partition.leader in alive:
+                results[wish] = _NOT_NEEDED
+            else:
+                message = "Eligible topic partition leaders are not available."
+                results[wish] = AdminError(ErrorCode.ELIGIBLE_LEADERS_NOT_AVAILABLE, message)
         return results
 
     async def _move(self, moves: Mapping[Wish, int | None], timeout_s: float) -> dict[Wish, AdminError | None]:
