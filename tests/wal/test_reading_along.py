@@ -251,3 +251,19 @@ def test_a_checkpoint_names_the_machine_that_wrote_it(tmp_path: Path) -> None:
     files.close()
     assert found is not None
     assert found.machine == this_machine() != 0
+
+
+async def test_what_was_trimmed_is_not_looked_at_again_though_its_segment_is_in_use(tmp_path: Path) -> None:
+    log = await open_file_wal(str(tmp_path), EPOCH, FileWalSettings())
+    ends = [log.append([bytes(1000)]) for _ in range(3000)]
+    await log.flush()
+    log.trim(ends[-2])
+    files = OsFiles(str(tmp_path))
+    async with asyncio.timeout(10):
+        while (found := read_checkpoint(files)) is None or found.trim_position < ends[-2]:  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+    files.close()
+    along = await wal.read_wal(f"file://{tmp_path}")
+    assert [record.end async for chunk in along.records() for record in chunk] == ends[-1:]
+    await along.close()
+    await log.close()

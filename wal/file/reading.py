@@ -26,6 +26,10 @@ from wal.file.format import (
 )
 
 _WINDOW_SIZE = 4 << 20
+LOOK_BEYOND_SIZE = 8 << 20
+"""How far behind the end of the log an intact frame is looked for, which would mean that what is before it was damaged:
+twice as far as the largest frame (of more than one record) reaches. Segments hold frames of their former lives, and
+to look at all of them would take longer than everything else of a recovery."""
 
 
 class LogReader:
@@ -63,11 +67,8 @@ class LogReader:
                 raise WalCorrupt(f"{place}: a damaged record; the log goes on in {segment_name(header.sequence)}")
             file = self._files.open(segment_name(header.sequence))
             try:
-                segment = _SegmentReader(file, header, self._seed)
-                for chunk in segment.chunks():
-                    wanted = [record for record in chunk if record.end > checkpoint.trim_position]
-                    if wanted:
-                        yield wanted
+                segment = _SegmentReader(file, header, self._seed, checkpoint.trim_position)
+                yield from segment.chunks()
                 position, chain = segment.position, segment.chain
                 place = f"{self._path(header.sequence)}, byte {segment.offset}"
                 if header is live[-1]:
@@ -115,12 +116,16 @@ class LogReader:
         """Raise WalCorrupt if an intact frame begins after `position`: then what is at `place` was durable once."""
         epoch = self._checkpoint.epoch
         size = file.size()
-        while offset + FRAME_HEADER_SIZE <= size:
+        end = min(size, offset + LOOK_BEYOND_SIZE)
+        while offset + FRAME_HEADER_SIZE <= end:
             window = file.read(offset, _WINDOW_SIZE)
             found = window.find(FRAME_MAGIC_BYTES)
             while found >= 0:
                 start = offset + found
-                header = decode_frame_header(file.read(start, FRAME_HEADER_SIZE))
+                begin = window[found : found + FRAME_HEADER_SIZE]
+                if len(begin) < FRAME_HEADER_SIZE:
+                    begin = file.read(start, FRAME_HEADER_SIZE)
+                header = decode_frame_header(begin)
                 if (
                     header is not None
                     and header.epoch == epoch
@@ -138,12 +143,14 @@ class LogReader:
 
 
 class _SegmentReader:
-    """Walks the frames of one segment up to the first that does not belong or is damaged."""
+    """Walks the frames of one segment up to the first that does not belong or is damaged. Of those that are trimmed
+    only the headers matter, which are chained."""
 
-    def __init__(self, file: File, header: SegmentHeader, seed: int) -> None:
+    def __init__(self, file: File, header: SegmentHeader, seed: int, trim_position: int) -> None:
         self._file = file
         self._header = header
         self._seed = seed
+        self._trim_position = trim_position
         self.offset = SEGMENT_HEADER_SIZE
         self.position = header.position
         self.chain = header.chain
@@ -168,9 +175,12 @@ class _SegmentReader:
                     return
                 continue
             frame = rest[: header.frame_size]
-            if self._stops_at(header) or not frame_is_intact(frame, header, self._seed):
+            if self._stops_at(header):
                 break
-            self._add_records(chunk, frame, header.count)
+            if header.end > self._trim_position:
+                if not frame_is_intact(frame, header, self._seed):
+                    break
+                self._add_records(chunk, frame, header.count)
             self.offset += header.frame_size
             self.position = header.end
             self.chain = header.crc
@@ -194,5 +204,6 @@ class _SegmentReader:
         start = 0
         for end in accumulate(frame_sizes(frame, count)):
             record_end = position + end - start + RECORD_OVERHEAD
-            chunk.append(WalRecord(position, record_end, data[start:end]))
+            if record_end > self._trim_position:
+                chunk.append(WalRecord(position, record_end, data[start:end]))
             position, start = record_end, end

@@ -28,6 +28,8 @@ from wal.file.format import (
 
 FRAME_SIZE_MAX = 4 << 20
 """A group commit is cut into frames of this size, unless one record is bigger."""
+TRIM_STEP_SIZE = 1 << 20
+"""So much is trimmed before a checkpoint says so: what a recovery looks at in vain, at most."""
 
 
 class Segment:
@@ -108,18 +110,22 @@ class SegmentPool:
         self._sealed.append(segment)
 
     def release(self, trim_position: int, durable_position: int) -> None:
-        """Recycle or remove the segments that hold nothing after `trim_position`. Raises OSError."""
+        """Recycle or remove the segments that hold nothing after `trim_position`, and tell a later recovery now and
+        then how far that is. Raises OSError."""
         sealed = self._sealed
-        if not sealed or sealed[0].end_position > trim_position:
+        current = self._checkpoint.current
+        is_full = bool(sealed) and sealed[0].end_position <= trim_position
+        if not is_full and trim_position - current.trim_position < TRIM_STEP_SIZE:
             return
         # Persisted first: recovery must not take the recycled segment for a lost one.
-        current = self._checkpoint.current
         self._checkpoint.write(
             State.OPEN,
             epoch=current.epoch,
             trim_position=trim_position,
             end_position=max(durable_position, trim_position),
         )
+        if not is_full:
+            return
         while sealed and sealed[0].end_position <= trim_position:
             segment = sealed[0]
             if self.ready.qsize() + len(self._unnamed) < self._kept_count:
