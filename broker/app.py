@@ -65,6 +65,7 @@ from s3stream.block_cache import BlockReader
 from s3stream.catalog import open_catalog
 from s3stream.catalog.api import Catalog, CatalogError
 from s3stream.objectstore.api import ObjectStore, StoreError
+from s3stream.objectstore.meter import StoreMeter
 from s3stream.objectstore.opening import open_store
 from s3stream.rebuild.backup import MetadataBackup
 from s3stream.rebuild.snapshots import claim_bucket, require_newer
@@ -198,7 +199,8 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         address = Address(settings.listen.host, listening.getsockname()[1])
         turning_away = TurningAway(listening)
         stack.push_async_callback(turning_away.close)
-        store = await _open_store(stack, settings.objects_url)
+        meter = StoreMeter()
+        store = await _open_store(stack, settings.objects_url, meter)
         catalog = await open_catalog(settings.metadata_url)
         stack.push_async_callback(catalog.close)
         await claim_bucket(store, catalog.cluster_id)
@@ -209,7 +211,7 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
 
         epoch, lease = await _register(stack, catalog, store, settings, _advertised(settings, address), ending)
         storage = await _open_storage(stack, catalog, store, settings, epoch, lease, ending)
-        services = await _open_services(stack, catalog, storage, settings, config, epoch, ending)
+        services = await _open_services(stack, catalog, storage, settings, config, epoch, ending, meter)
         backup.follow(services.image.subscribe, lambda: services.image.controller_id == settings.node_id)
 
         apis = api_table(handlers.MODULES)
@@ -273,11 +275,11 @@ def _advertised(settings: Settings, address: Address) -> Address:
     return address
 
 
-async def _open_store(stack: AsyncExitStack, url: str) -> ObjectStore:
+async def _open_store(stack: AsyncExitStack, url: str, meter: StoreMeter) -> ObjectStore:
     """Open the store and see that it answers. What is said about it does not hold the URL's query: credentials."""
     public_url = url.partition("?")[0]
     try:
-        store = await open_store(url)
+        store = await open_store(url, meter)
         stack.push_async_callback(store.close)
         async with asyncio.timeout(STORE_CHECK_S):
             await store.head("tailrace")
@@ -355,6 +357,7 @@ async def _open_services(
     config: BrokerConfig,
     epoch: int,
     ending: Ending,
+    meter: StoreMeter,
 ) -> Services:
     """Metadata, partitions, coordinators; loaded and led here when this returns."""
     image = MetadataImage(catalog, config, settings.node_id, expects_others=settings.brokers > 1)
@@ -415,6 +418,7 @@ async def _open_services(
         now_ms=now_ms,
         fetch_memory=FetchMemory(settings.storage.fetch_memory_max),
         replica_reads=replica_reads,
+        store_meter=meter,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from broker.fetch_memory import FetchMemory
+from s3stream.objectstore.meter import StoreMeter
 from s3stream.settings import FETCH_MEMORY_MAX
 
 if TYPE_CHECKING:
@@ -54,5 +55,7 @@ class Services:
     """Of the partitions that producers write to in transactions."""
     now_ms: Callable[[], int]
     fetch_memory: FetchMemory = field(default_factory=lambda: FetchMemory(FETCH_MEMORY_MAX))
+    store_meter: StoreMeter = field(default_factory=StoreMeter)
+    """Requests to the object store, since the start."""
     replica_reads: ReplicaReads | None = None
     """Consumers read old records from a broker of their rack; None: from leaders only."""

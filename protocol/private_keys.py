@@ -22,6 +22,7 @@ class PrivateApiKey(IntEnum):
     DESCRIBE_LOAD = 20_000
     DESCRIBE_BALANCE = 20_001
     ANNOUNCE_LEADERSHIP = 20_002
+    DESCRIBE_STORAGE = 20_003
 
 
 def is_private(api_key: int) -> bool:

@@ -104,6 +104,10 @@ class Stream(Protocol):
     def size(self) -> int:
         """Bytes retained between start_offset and next_offset, un-uploaded ones included."""
 
+    @property
+    def unuploaded_size(self) -> int:
+        """Those of them that are in no object yet."""
+
     def append(self, data: Buffer, count: int, max_timestamp: int) -> int:
         """Append one batch of `count` offsets; returns its base offset (`next_offset` as it was).
 
@@ -157,6 +161,16 @@ class Pressure:
     wal_backlog_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Since the storage was made. `appended_size` is an accounted size: payload plus a constant for each batch; the
+    hits are those of the block cache, which is asked when something is not in the log cache any more."""
+
+    appended_size: int
+    cache_hit_count: int
+    cache_miss_count: int
+
+
 class Storage(Protocol):
     """All streams of one broker over one WAL, one object store and one catalog."""
 
@@ -170,6 +184,8 @@ class Storage(Protocol):
         """Let go of streams that were committed to their ends and are closed in the catalog already."""
 
     def pressure(self) -> Pressure: ...
+
+    def usage(self) -> Usage: ...
 
     def set_pressure_listener(self, listener: Callable[[bool], None]) -> None:
         """`listener(True)` when producers have to be paused, `listener(False)` when they may go on."""

@@ -52,6 +52,9 @@ class BlockReader:
         self._ahead_size = 0
         self._ahead_size_max = cache_size // 4
         self._closed = False
+        self.hit_count = 0
+        """Blocks that were asked for and found in memory, or on their way there."""
+        self.miss_count = 0
 
     async def read(
         self,
@@ -165,6 +168,8 @@ class BlockReader:
                 loads[load] = None
             else:
                 missing.append(entry)
+        self.hit_count += len(entries) - len(missing)
+        self.miss_count += len(missing)
         for load in self._start_block_loads(key, missing, None):
             loads[load] = None
         if loads:

@@ -17,7 +17,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
-from s3stream.api import InvariantBroken, Pressure, StorageError, Stream, StreamClosed, StreamFailed, StreamFenced
+from s3stream.api import (
+    InvariantBroken,
+    Pressure,
+    StorageError,
+    Stream,
+    StreamClosed,
+    StreamFailed,
+    StreamFenced,
+    Usage,
+)
 from s3stream.append_log import AppendLog
 from s3stream.block_cache import BlockReader
 from s3stream.catalog.api import BrokerFenced, Catalog, StreamEpochFenced
@@ -315,6 +324,9 @@ class S3Storage:
 
     def pressure(self) -> Pressure:
         return self._uploader.pressure()
+
+    def usage(self) -> Usage:
+        return Usage(self._cache.appended, self.reader.hit_count, self.reader.miss_count)
 
     def set_pressure_listener(self, listener: Callable[[bool], None]) -> None:
         self._uploader.set_pressure_listener(listener)

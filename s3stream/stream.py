@@ -105,6 +105,10 @@ class S3Stream:
     def size(self) -> int:
         return self.committed_ranges.size + self.tail.end_position - self._committed_position
 
+    @property
+    def unuploaded_size(self) -> int:
+        return self.tail.end_position - self._committed_position
+
     # -- append ----------------------------------------------------------------------------------------------
 
     def append(self, data: Buffer, count: int, max_timestamp: int) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli import brokers, fsck, groups, rebuild, serving, topics, unclean
+from broker.cli import brokers, fsck, groups, rebuild, serving, storage, topics, unclean
 from broker.cli.errors import CommandError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ brokers.app.command("give-up")(unclean.give_up)
 app.add_typer(brokers.app)
 app.command()(fsck.fsck)
 app.command("rebuild-catalog")(rebuild.rebuild_catalog)
+app.command()(storage.storage)
 
 
 def _option(metavar: str, text: str) -> typer.models.OptionInfo:

@@ -31,6 +31,7 @@ from broker.handlers import (
     describe_log_dirs,
     describe_producers,
     describe_quorum,
+    describe_storage,
     describe_topic_partitions,
     describe_transactions,
     elect_leaders,
@@ -110,4 +111,5 @@ MODULES: tuple[ModuleType, ...] = (
     describe_load,
     describe_balance,
     announce_leadership,
+    describe_storage,
 )

@@ -201,6 +201,15 @@ class NewObject:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectTotals:
+    """Committed objects and their bytes; `unneeded_count` wait for their deletion."""
+
+    count: int
+    size: int
+    unneeded_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewTopic:
     """`leaders` gives the leader of each partition, so its length is the partition count; `replicas`, if they were
     assigned, is as long."""
@@ -453,6 +462,9 @@ class Catalog(Protocol):
     # -- ids -------------------------------------------------------------------------------------------------
     async def allocate_producer_ids(self, node_id: int, broker_epoch: int, count: int) -> int:
         """The first of `count` producer ids that nobody else gets."""
+
+    async def object_totals(self) -> ObjectTotals:
+        """Of the whole cluster."""
 
     # -- backup ----------------------------------------------------------------------------------------------
     async def snapshot(self) -> Snapshot:

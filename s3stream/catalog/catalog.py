@@ -33,6 +33,7 @@ from s3stream.catalog.api import (
     NewObject,
     NewTopic,
     ObjectInfo,
+    ObjectTotals,
     PartitionInfo,
     SetObject,
     StreamInfo,
@@ -249,6 +250,9 @@ class SqlCatalog:
             return locks.take(tx, PRODUCER_ID, count)
 
         return await self._database.write(transaction, idempotent=True)
+
+    async def object_totals(self) -> ObjectTotals:
+        return await self._database.read(listing.object_totals)
 
     # -- backup -------------------------------------------------------------------------------------------------------
     async def snapshot(self) -> Snapshot:

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
-from s3stream.catalog.api import ObjectInfo, SetObject, StreamRange
+from s3stream.catalog.api import ObjectInfo, ObjectTotals, SetObject, StreamRange
 from s3stream.catalog.locks import chunks
 from s3stream.catalog.ranges import decode_live_ranges, decode_ranges
-from s3stream.catalog.schema import COMMITTED, NowMs, objects, streams
+from s3stream.catalog.schema import COMMITTED, RETIRED, NowMs, objects, streams
 
 _COLUMNS = select(
     objects.c.object_id, objects.c.object_key, objects.c.size, objects.c.ranges, objects.c.stream_id.is_(None)
@@ -58,6 +58,14 @@ def live_objects(tx: Connection, stream_ids: Sequence[int], after: int = 0) -> l
         for object_id, key, size, value, shared in rows
     )
     return sorted((info for info in found if info.ranges), key=lambda info: info.object_id)
+
+
+def object_totals(tx: Connection) -> ObjectTotals:
+    rows = tx.execute(select(objects.c.state, func.count(), func.sum(objects.c.size)).group_by(objects.c.state))
+    found = {state: (count, int(size or 0)) for state, count, size in rows}
+    count, size = found.get(COMMITTED, (0, 0))
+    unneeded, _ = found.get(RETIRED, (0, 0))
+    return ObjectTotals(count, size, unneeded)
 
 
 def set_objects(tx: Connection) -> list[SetObject]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from s3stream.objectstore.api import ObjectMeta, ObjectStore, StoreUnreachable
 from wal.api import Buffer
@@ -25,6 +26,10 @@ class StoreMeter:
     """Of all of them, those that the store did not answer or refused."""
     put_size: int = 0
     get_size: int = 0
+    since_s: float = field(default_factory=time.monotonic)
+
+    def age_ms(self) -> int:
+        return int((time.monotonic() - self.since_s) * 1000)
 
 
 class MeteredStore:
