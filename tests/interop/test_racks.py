@@ -1,4 +1,4 @@
-"""Three brokers in three racks: who reads old records with a `client.rack` reads them from the broker there, all of them.
+"""Three brokers in three racks: who reads old records with a `client.rack` reads all of them from the broker there.
 
 What crosses racks is what the other brokers wrote to their sockets and files meanwhile, as the kernel counts it.
 """
