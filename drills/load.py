@@ -79,11 +79,8 @@ class Load:
 
     # -- start ------------------------------------------------------------------------------------------------------
     async def prepare(self, configs: dict[str, str] | None = None) -> None:
-        """Make the topic, connect."""
-        admin_client = await self.client("admin", topics=[])
-        self.admin = Admin(admin_client)
-        await self.admin.create_topic(self.topic, len(self.places), configs)
-        await admin_client.close()
+        """Make the topic, connect. Its leaders are followed by a client that knows that it is there."""
+        await Admin(await self.client("creator", topics=[])).create_topic(self.topic, len(self.places), configs)
         self.admin = Admin(await self.client("admin"))
         for number in range(PRODUCERS):
             client = await self.client(f"producer-{number}")
