@@ -76,7 +76,9 @@ class SecondOpinion:
 
     async def _ask_all(self) -> int | None:
         """The node id of a broker that knows of a later leader."""
-        led = {(each.topic, each.index): each.leader_epoch for each in islice(self._partitions.all(), PARTITIONS_MAX)}
+        # one that is being handed over may have another leader already, and proves nothing
+        led_here = (each for each in self._partitions.all() if not each.closed)
+        led = {(each.topic, each.index): each.leader_epoch for each in islice(led_here, PARTITIONS_MAX)}
         others = [broker.node_id for broker in self._image.registered_brokers() if not broker.closed]
         asked = [self._ask(node_id, led) for node_id in others if node_id != self._image.node_id]
         return next((found for found in await asyncio.gather(*asked) if found is not None), None)

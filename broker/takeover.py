@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 from uuid import UUID, uuid4
 
@@ -26,7 +27,7 @@ from broker.lease import lease_clock
 from broker.settings import Address, Settings
 from broker.wal_address import fence_log, is_sealed_by_looking, open_log
 from s3stream.api import StorageError
-from s3stream.catalog.api import BrokerInfo, Catalog
+from s3stream.catalog.api import BrokerInfo, Catalog, CatalogError
 from s3stream.objectstore.api import ObjectStore
 from s3stream.recovery import recover_wal
 from wal import fence_wal
@@ -246,8 +247,9 @@ async def recover_claimed(
     """As `recover_fenced`, of another broker that was claimed. If it fails others may try: they may reach more."""
     try:
         await recover_fenced(catalog, store, settings, broker_epoch, wal, [owner])
-    except (WalError, StorageError):
-        await catalog.release_recovery(owner.node_id, owner.epoch, settings.node_id, broker_epoch)
+    except Exception:
+        with suppress(CatalogError):
+            await catalog.release_recovery(owner.node_id, owner.epoch, settings.node_id, broker_epoch)
         raise
 
 

@@ -28,6 +28,7 @@ class Led:
     topic: str
     index: int
     leader_epoch: int
+    closed: bool = False
 
 
 class Lease:
@@ -54,7 +55,8 @@ class Around:
         return [BrokerInfo(each, each, "h", 1, None, "", False, False) for each in (ME, OTHER, GONE)]
 
     def all(self) -> list[Led]:
-        return [Led("t", 0, 4)]
+        # the second one is being handed over
+        return [Led("t", 0, 4), Led("t", 1, 4, closed=True)]
 
     def call(self, node_id: int, version: int, request: MetadataRequest) -> asyncio.Future[Any]:
         assert node_id != ME
@@ -65,7 +67,7 @@ class Around:
         if node_id == GONE:
             answer.set_exception(PeerUnavailable("gone"))
             return answer
-        # partition 1 is led by somebody else, and has nothing to do with this broker
+        # partition 1 is led by somebody else already
         led = [(0, self.leader, self.leader_epoch), (1, OTHER, 99)]
         partitions = [
             MetadataResponsePartition(partition_index=index, leader_id=leader, leader_epoch=epoch)
