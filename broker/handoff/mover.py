@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from math import inf
 from uuid import UUID
 
 import structlog
@@ -39,7 +40,10 @@ ROUND_MAX = 200
 """Partitions of a round: their states are saved, committed and read again while clients wait."""
 QUICK_UPLOAD_S = 0.05
 PRE_UPLOADS_MAX = 4
-"""Uploads made before the partitions are held: until one was quick, because the last one takes as long."""
+"""Uploads made before the partitions are held: until one was quick, or not quicker by half than the one before."""
+SLOW_UPLOAD_S = 0.25
+SLOW_TRIES_MAX = 3
+"""A move waits for a quicker moment so many times if uploads take that long; then it is made all the same."""
 FINISH_MAX_S = 2.0
 """How long the last upload may take while clients wait."""
 RETRY_MIN_S, RETRY_MAX_S = 1.0, 15.0
@@ -49,12 +53,13 @@ SWITCH_RETRY_S = 0.05
 
 
 class _Move:
-    __slots__ = ("not_before", "pause_s", "target")
+    __slots__ = ("not_before", "pause_s", "slow_tries", "target")
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.not_before = 0.0
         self.pause_s = RETRY_MIN_S / 2
+        self.slow_tries = 0
 
 
 class Mover:
@@ -172,7 +177,8 @@ class Mover:
         if lost:
             await self._forget(lost)
         moves = {key: target for key, target in moves.items() if target in usable}
-        await self._prepare(moves)
+        if await self._prepare(moves) > SLOW_UPLOAD_S:
+            moves = self._without_patient(moves)
         held = self._hold(moves)
         if not held:
             return
@@ -193,17 +199,31 @@ class Mover:
         await self._catalog.set_targets(_by_topic((key, None) for key in keys))
         await self._image.refresh()
 
-    async def _prepare(self, moves: Mapping[Key, int]) -> None:
+    async def _prepare(self, moves: Mapping[Key, int]) -> float:
+        """Returns how long the last upload took."""
         telling = asyncio.create_task(announce(self._peers, self._node_id, moves, handed_over=False))
         try:
+            took_s = inf
             for _ in range(PRE_UPLOADS_MAX):
-                begun_at = self._loop.time()
+                before_s, begun_at = took_s, self._loop.time()
                 await self._storage.upload_now()
-                if self._loop.time() - begun_at < QUICK_UPLOAD_S:
+                took_s = self._loop.time() - begun_at
+                if took_s < QUICK_UPLOAD_S or took_s > before_s / 2:
                     break
             await telling
+            return took_s
         finally:
             telling.cancel()
+
+    def _without_patient(self, moves: Mapping[Key, int]) -> dict[Key, int]:
+        """Those that have waited for a quicker store long enough; the others wait."""
+        patient = []
+        for key in moves:
+            if (move := self._moves.get(key)) is not None and move.slow_tries < SLOW_TRIES_MAX:
+                move.slow_tries += 1
+                patient.append(key)
+        self._postpone(patient)
+        return {key: target for key, target in moves.items() if key not in patient}
 
     def _hold(self, moves: Mapping[Key, int]) -> dict[Key, Partition]:
         """Those whose target is still the same."""

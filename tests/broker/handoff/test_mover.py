@@ -126,6 +126,23 @@ def test_a_move_whose_upload_takes_too_long_is_given_up_and_made_later() -> None
     run(main())
 
 
+def test_a_move_waits_for_a_quicker_store_but_not_for_ever() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            world.store_delay_s = 1.0
+            world.set_target(0, 2)
+            node, held = world.nodes[1], 0
+            began = asyncio.get_running_loop().time()
+            while not leads(world.nodes[2]):
+                held += not leads(node) and world.infos[0].leader == 1
+                await asyncio.sleep(0.001)
+                if asyncio.get_running_loop().time() - began < 10:
+                    assert not held, "clients would wait for a second"
+            assert held
+
+    run(main())
+
+
 def slow_after(node: Node, calls: int) -> Callable[[], Any]:
     """The store takes a minute from the upload on that follows so many others."""
     upload_now, count = node.storage.upload_now, 0
