@@ -295,3 +295,24 @@ async def test_what_was_damaged_on_its_way_is_read_again() -> None:
     found = await reader.read("k", size, 1, 0, 1 << 20, END)
     assert b"".join(found.buffers) == b"".join(data for _, _, _, data in batches(0, 20, 1))
     await reader.close()
+
+
+async def test_a_backfill_leaves_the_blocks_of_others_in_memory() -> None:
+    store = CountingStore()
+    often = await put(store, "often", [(1, batches(0, 20, 1))])
+    keys = [f"old-{number}" for number in range(12)]
+    sizes = [await put(store, key, [(2, batches(400 * number, 400, number))]) for number, key in enumerate(keys)]
+    reader = BlockReader(store, cache_size=2 << 20, read_ahead_size_max=256 << 10)
+    await reader.read("often", often, 1, 0, 1 << 20, END)
+    offset = 0
+    while offset < 400 * len(keys):
+        number = offset // 400
+        following = list(zip(keys[number + 1 : number + 3], sizes[number + 1 : number + 3], strict=True))
+        found = await reader.read(keys[number], sizes[number], 2, offset, 64 << 10, END, following)
+        assert found.next_offset > offset
+        offset = found.next_offset
+    reads = len(store.reads)
+    await reader.read("often", often, 1, 0, 1 << 20, END)
+    assert len(store.reads) == reads, "it was evicted by a reader who needs everything only once"
+    assert cached_size(reader) <= (2 << 20) + (1 << 20)
+    await reader.close()
