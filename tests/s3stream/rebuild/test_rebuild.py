@@ -9,14 +9,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 
 from s3stream.api import StreamFailed
 from s3stream.catalog.api import CatalogError, NewTopic
 from s3stream.catalog.catalog import SqlCatalog
 from s3stream.catalog.objects import object_key
 from s3stream.catalog.opening import open_database
-from s3stream.catalog.schema import BROKER_EPOCH, OBJECT_ID, PRODUCER_ID, STREAM_ID, topics
+from s3stream.catalog.schema import BROKER_EPOCH, OBJECT_ID, PRODUCER_ID, STREAM_ID, objects, topics
 from s3stream.catalog.snapshot import Snapshot, SnapshotUnreadable, decode_snapshot, encode_snapshot
 from s3stream.fsck.checking import Checker, Depth, no_progress
 from s3stream.object.writer import build_object
@@ -56,15 +56,15 @@ async def save(world: World) -> Snapshot:
     return snapshot
 
 
-async def rebuild(world: World, tmp_path: Path, *, with_log: bool = True) -> Rebuilt:
+async def rebuild(world: World, tmp_path: Path, *, with_log: bool = True, url: str | None = None) -> Rebuilt:
     """Lose the database, make another one, and let `world` use it."""
     await world.close()
-    world.url = f"sqlite:///{tmp_path / 'another.db'}"
+    world.url = url or f"sqlite:///{tmp_path / 'another.db'}"
     world.database, _ = await open_database(world.url, create=True)
     found = await newest_snapshot(world.store)
     assert found is not None
-    url = f"memory://{world.wal_name}"
-    logs = [FoundLog(NODE, url, await fence_wal(url))] if with_log else []
+    log_url = f"memory://{world.wal_name}"
+    logs = [FoundLog(NODE, log_url, await fence_wal(log_url))] if with_log else []
     rebuilt = await Rebuilder(world.database, world.store, found[1], logs, no_progress).run()
     for log in logs:
         await log.wal.close()
@@ -128,6 +128,26 @@ async def test_after_a_crash_the_log_is_recovered_as_ever(world: World, tmp_path
     await recover(world)
     assert await check(world) == []
     await assert_all_is_there(world, END + SPAN)
+
+
+@pytest.mark.integration
+async def test_it_may_be_another_kind_of_database(world: World, tmp_path: Path, postgres_url: str) -> None:
+    """And the check and the repair work there."""
+    await world.storage.close()
+    await save(world)
+    await rebuild(world, tmp_path, with_log=False, url=postgres_url)
+    assert await check(world) == []
+    again = await world.catalog.snapshot()
+    assert decode_snapshot(encode_snapshot(again)) == again
+    await assert_all_is_there(world)
+    object_id, key, _ = (await world.object_rows())[1]
+    await world.sql(delete(objects).where(objects.c.object_id == object_id))
+    assert any(key in line and "orphan" in line for line in await check(world))
+    assert await world.repair()
+    assert await check(world) == []
+    await world.store.delete_many([key])
+    assert f"lost: orders-1 offsets {SPAN} to {2 * SPAN - 1}" in await world.repair()
+    assert await check(world) == []
 
 
 async def test_what_was_committed_after_the_snapshot_is_there(world: World, tmp_path: Path) -> None:
