@@ -24,7 +24,7 @@ _OBJECTS_PER_TURN = 500
 _RANGES_PER_TURN = 2000
 """Objects and ranges handled before the event loop gets its turn."""
 
-_Located = list[tuple[StreamRange, ObjectRef]]
+Located = list[tuple[StreamRange, ObjectRef]]
 
 
 class _Preloaded:
@@ -44,7 +44,7 @@ class RangeLoader:
 
     async def load(self, starts: Mapping[int, int]) -> list[CommittedRanges]:
         """Of streams (id -> start offset), in this order."""
-        found = await self._locate(await self._retry("load objects", self._catalog.live_objects, list(starts)), starts)
+        found = await locate(await self._retry("load objects", self._catalog.live_objects, list(starts)), starts)
         return [CommittedRanges.of(found[stream_id]) for stream_id in starts]
 
     async def preload(self, stream_ids: Sequence[int]) -> None:
@@ -53,13 +53,8 @@ class RangeLoader:
         deadline = asyncio.get_running_loop().time() + PRELOADED_MAX_S
         self._forget_old()
         last_object_id = max((info.object_id for info in objects), default=0)
-        for stream_id, located in (await self._locate(objects, dict.fromkeys(stream_ids, 0))).items():
-            ranges = CommittedRanges()
-            for number, (part, ref) in enumerate(sorted(located, key=_start_of), 1):
-                ranges.append(part, ref)
-                if number % _RANGES_PER_TURN == 0:
-                    await asyncio.sleep(0)
-            self._preloaded[stream_id] = _Preloaded(ranges, last_object_id, deadline)
+        for stream_id, located in (await locate(objects, dict.fromkeys(stream_ids, 0))).items():
+            self._preloaded[stream_id] = _Preloaded(await build_ranges(located), last_object_id, deadline)
 
     async def load_opened(self, infos: Sequence[StreamInfo]) -> list[CommittedRanges]:
         """Of streams that were just opened, so that nobody commits to them, in this order."""
@@ -70,28 +65,16 @@ class RangeLoader:
         if known:
             after = max(0, min(each.last_object_id for each in known.values()) - OBJECT_IDS_OVERLAP)
             newer = await self._retry("load objects", self._catalog.live_objects, list(known), after)
-            found = await self._locate(newer, {info.stream_id: info.start_offset for info in infos})
+            found = await locate(newer, {info.stream_id: info.start_offset for info in infos})
             for info in infos:
                 if info.stream_id in known:
                     ranges = known[info.stream_id].ranges
-                    if _complete(ranges, found[info.stream_id], info):
+                    if extend(ranges, found[info.stream_id], info):
                         ready[info.stream_id] = ranges
         rest = {info.stream_id: info.start_offset for info in infos if info.stream_id not in ready}
         if rest:
             ready.update(zip(rest, await self.load(rest), strict=True))
         return [ready[info.stream_id] for info in infos]
-
-    async def _locate(self, objects: Iterable[ObjectInfo], starts: Mapping[int, int]) -> dict[int, _Located]:
-        """By stream, in the order of object ids; what is below the starts is left out."""
-        found: dict[int, _Located] = {stream_id: [] for stream_id in starts}
-        for number, info in enumerate(objects, 1):
-            ref = ObjectRef(info.object_id, info.key, info.size, info.shared)
-            for part in info.ranges:
-                if part.end_offset > starts[part.stream_id]:
-                    found[part.stream_id].append((part, ref))
-            if number % _OBJECTS_PER_TURN == 0:
-                await asyncio.sleep(0)
-        return found
 
     def _forget_old(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -99,8 +82,32 @@ class RangeLoader:
             del self._preloaded[stream_id]
 
 
-def _complete(ranges: CommittedRanges, newer: _Located, info: StreamInfo) -> bool:
-    """Add to what was read ahead what came since; False if the two leave something out."""
+async def locate(objects: Iterable[ObjectInfo], starts: Mapping[int, int]) -> dict[int, Located]:
+    """By stream, in the order of object ids; what is below the starts (stream id -> offset) is left out."""
+    found: dict[int, Located] = {stream_id: [] for stream_id in starts}
+    for number, info in enumerate(objects, 1):
+        ref = ObjectRef(info.object_id, info.key, info.size, info.shared)
+        for part in info.ranges:
+            if part.end_offset > starts[part.stream_id]:
+                found[part.stream_id].append((part, ref))
+        if number % _OBJECTS_PER_TURN == 0:
+            await asyncio.sleep(0)
+    return found
+
+
+async def build_ranges(located: Located) -> CommittedRanges:
+    """The ranges of one stream. Raises InvariantBroken."""
+    ranges = CommittedRanges()
+    for number, (part, ref) in enumerate(sorted(located, key=_start_of), 1):
+        ranges.append(part, ref)
+        if number % _RANGES_PER_TURN == 0:
+            await asyncio.sleep(0)
+    return ranges
+
+
+def extend(ranges: CommittedRanges, newer: Located, info: StreamInfo) -> bool:
+    """Add to what was read before what came since, up to the end that `info` tells at least; False if the two leave
+    something out."""
     read_ahead = ranges.infos()
     end = read_ahead[-1].end_offset if read_ahead else info.start_offset
     for part, ref in sorted(newer, key=_start_of):
@@ -111,7 +118,7 @@ def _complete(ranges: CommittedRanges, newer: _Located, info: StreamInfo) -> boo
             ranges.append(part, ref)
             end = part.end_offset
     ranges.trim(info.start_offset)
-    return end == info.end_offset or (not ranges.infos() and info.start_offset == info.end_offset)
+    return end >= info.end_offset or (not ranges.infos() and info.start_offset == info.end_offset)
 
 
 def _start_of(each: tuple[StreamRange, ObjectRef]) -> int:

@@ -25,7 +25,7 @@ from broker.partition.snapshot import SnapshotUnreadable, decode_snapshot
 from broker.partition.waiters import FetchWaiter
 from broker.replica_reads.transactions import ReplayedTransactions
 from protocol.errors import ErrorCode, InvalidBatch
-from s3stream.api import FetchResult, StorageError
+from s3stream.api import FetchResult, OffsetOutOfRange, StorageError
 from s3stream.block_cache import BlockReader
 from s3stream.catalog.api import CatalogError, PartitionInfo
 from s3stream.committed_stream import CommittedStream
@@ -92,6 +92,13 @@ class ReplicaView:
         """Of the state stream: snapshots below this offset have nothing new."""
         self._replaying = asyncio.Lock()
 
+    def close(self) -> None:
+        """Let go of what it holds: a fetch session may hold the view itself for long."""
+        self.closed = True
+        self.log.clear()
+        self.state.clear()
+        self._transactions = None
+
     # -- what a partition tells -------------------------------------------------------------------------------------
     @property
     def high_watermark(self) -> int:
@@ -135,6 +142,8 @@ class ReplicaView:
         """Whole batches from `offset` on, or BACK_TO_LEADER."""
         try:
             return await self._fetch(offset, max_size, isolation_level == READ_COMMITTED)
+        except OffsetOutOfRange:
+            return BACK_TO_LEADER  # deleted while it was read
         except (CatalogError, StorageError, StoreError, InvalidBatch) as error:
             log.warning(
                 "a reader of this rack is sent back to the leader",
@@ -158,7 +167,7 @@ class ReplicaView:
             except (ObjectMissing, RangeInvalid):
                 await self._owner.refresh(self, anew=True)
                 continue
-            if found.size and offset >= self.log.start_offset:
+            if found.size and offset >= self.log.start_offset and not self.closed:
                 return found
             if not await self._owner.refresh(self):
                 break

@@ -63,7 +63,7 @@ class ReplicaViews:
         if self._sweep is not None:
             self._sweep.cancel()
         for view in self._views.values():
-            view.closed = True
+            view.close()
         self._views.clear()
 
     # -- looking into the catalog -----------------------------------------------------------------------------------
@@ -102,6 +102,8 @@ class ReplicaViews:
             finally:
                 for each in wanted:
                     each.refreshed_at = now
+                    if each.closed:
+                        each.close()
         self._bound()
 
     # -- letting go -------------------------------------------------------------------------------------------------
@@ -119,8 +121,9 @@ class ReplicaViews:
 
     def _let_go(self, key: Key) -> int:
         view = self._views.pop(key)
-        view.closed = True
-        return view.range_count
+        count = view.range_count
+        view.close()
+        return count
 
 
 def _streams(view: ReplicaView) -> list[CommittedStream]:

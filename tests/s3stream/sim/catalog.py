@@ -131,12 +131,12 @@ class MemoryCatalog:
         info = self.streams.get(part.stream_id)
         return info is not None and part.end_offset > info.start_offset
 
-    async def live_objects(self, stream_ids: Sequence[int]) -> list[ObjectInfo]:
+    async def live_objects(self, stream_ids: Sequence[int], after: int = 0) -> list[ObjectInfo]:
         wanted = set(stream_ids)
         infos = []
         for object_id, found in self.objects.items():
             ranges = tuple(part for part in found.ranges if part.stream_id in wanted and self._is_live(part))
-            if found.state == "committed" and ranges:
+            if found.state == "committed" and ranges and object_id > after:
                 infos.append(ObjectInfo(object_id, found.key, found.size, tuple(sorted(ranges)), found.shared))
         return infos
 
