@@ -1,4 +1,4 @@
-"""`python -m tests.cluster_sim --seeds FROM-TO [--mutation NAME] [--jobs N] [--trace]`
+"""`python -m tests.cluster_sim --seeds FROM-TO [--mutation NAME] [--minutes M] [--jobs N] [--trace]`
 
 Runs histories and says what was found: violations by seed, what faults really happened, seeds per second. With
 `--mutation` the product is broken on purpose, and the run ends with the first seed that notices. `--mutation all` does
@@ -34,7 +34,7 @@ def main() -> int:
     seeds = range(int(first), int(last or first) + 1)
     gc.freeze()
     if arguments.mutation is None:
-        return _run(seeds, arguments.jobs, arguments.trace)
+        return _run(seeds, arguments.jobs, arguments.trace, arguments.minutes * 60)
     names = sorted(MUTATIONS) if arguments.mutation == "all" else [arguments.mutation]
     unnoticed = [name for name in names if not _notice(name, seeds, arguments.trace)]
     if unnoticed:
@@ -46,19 +46,21 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster_sim", description=__doc__)
     parser.add_argument("--seeds", default="0-99", help="FROM-TO, both inclusive, or one")
     parser.add_argument("--mutation", choices=["all", *sorted(MUTATIONS)])
+    parser.add_argument("--minutes", type=float, default=600.0, help="begin no further history after so long")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--trace", action="store_true")
     return parser.parse_args()
 
 
-def _run(seeds: range, jobs: int, trace: bool) -> int:
+def _run(seeds: range, jobs: int, trace: bool, time_max_s: float) -> int:
     began = time.monotonic()
     counters: Counter[str] = Counter()
     occurred: Counter[str] = Counter()
     failed: list[int] = []
-    events = 0
+    count = events = 0
     virtual_s = 0.0
     for result in _results(seeds, jobs, trace):
+        count += 1
         events += result.event_count
         virtual_s += result.virtual_s
         counters.update(result.counters)
@@ -67,12 +69,14 @@ def _run(seeds: range, jobs: int, trace: bool) -> int:
             failed.append(result.seed)
             for violation in result.violations:
                 print(f"seed {result.seed}: {violation.kind}: {violation.detail}", flush=True)
+        if time.monotonic() - began > time_max_s:
+            break
     taken = time.monotonic() - began
     print(f"{'what happened':50} {'times':>10} {'histories':>10}")
     for name, number in sorted(counters.items()):
         print(f"{name:50} {number:10} {occurred[name]:10}")
-    print(f"{len(seeds)} seeds, {virtual_s:.0f} s of virtual time, {events} events, {len(seeds) / taken:.2f} seeds/s")
-    print(f"violations in {len(failed)} of {len(seeds)} seeds: {failed}")
+    print(f"{count} seeds, {virtual_s:.0f} s of virtual time, {events} events, {count / taken:.2f} seeds/s")
+    print(f"violations in {len(failed)} of {count} seeds: {failed}")
     return 1 if failed else 0
 
 
@@ -94,7 +98,7 @@ def _run_seed(seed: int) -> Result:
 def _notice(name: str, seeds: range, trace: bool) -> bool:
     mutation = MUTATIONS[name]
     for number, seed in enumerate(seeds, 1):
-        result = run_history(seed, mutation.applied(), prints=trace)
+        result = run_history(seed, mutation.applied(), prints=trace, focus=mutation.focus)
         if result.violations:
             found = result.violations[0]
             print(

@@ -26,6 +26,9 @@ STEPS = (
     "recovered",
     "claim_partitions",
     "hand_over",
+    "set_targets",
+    "leave",
+    "replace_objects",
     "renew_lease",
     "open_streams",
     "close_streams",
@@ -47,10 +50,11 @@ class Chaos:
     def __init__(self, world: World) -> None:
         self.world = world
         self.rng = random.Random(world.rng.getrandbits(64))
-        self.intensity = self.rng.choice((0.3, 1.0, 1.0, 2.0))
-        self._ambushes: dict[tuple[int, str], Callable[[Node], None]] = {}
+        self.intensity = 1.5 if world.focus.faults else self.rng.choice((0.3, 1.0, 1.0, 2.0))
+        self._ambushes: dict[tuple[int, str], Callable[[Node], None] | None] = {}
+        """None: its answer gets lost."""
         self._undo: list[Callable[[], None]] = []
-        self._is_over = False
+        self._is_over = self._is_draining = False
         self._faults: list[tuple[int, Callable[[], None]]] = [
             (14, self._kill),
             (12, self._pause),
@@ -60,22 +64,26 @@ class Chaos:
             (4, self._store_outage),
             (4, self._catalog_outage),
             (4, self._lossy),
-            (3, self._slow_links),
+            (6, self._slow_links),
             (3, self._slow_service),
             (4, self._slow_disk),
-            (2, self._failing_disk),
+            (3, self._failing_disk),
             (5, self._reset),
-            (12, self._ambush),
+            (16, self._ambush),
             (2, self._new_node),
             (2, self._leave_for_good),
             (10, self._move),
+            (4, self._drain),
         ]
         if world.plan.is_calm:
-            self._faults = [(3, self._stop), (1, self._new_node), (8, self._move)]
+            self._faults = [(3, self._stop), (1, self._new_node), (8, self._move), (2, self._drain)]
 
     async def run(self, duration_s: float) -> None:
         end = self.world.kernel.now + duration_s
         weights = [weight * self.rng.choice((0, 1, 1, 3)) for weight, _ in self._faults]
+        focus = self.world.focus
+        if focus.faults:
+            weights = [100 if fault.__name__[1:] in focus.faults else 2 for _, fault in self._faults]
         if not any(weights):
             weights = [weight for weight, _ in self._faults]
         while self.world.kernel.now < end and not self.world.violations:
@@ -247,9 +255,11 @@ class Chaos:
         if node is None:
             return
         network = self.world.network
-        link = (node.host, self.rng.choice(("catalog", "store", "client")))
-        self._happened("slow link", link)
-        network.slow_s[link] = network.slow_s[link[::-1]] = self.rng.choice((0.05, 0.5, 2.0))
+        link = (node.host, self.rng.choice(("catalog", "catalog", "store", "client")))
+        delay = self.rng.choice((0.05, 0.5, 2.0))
+        self._happened("slow link", link, delay)
+        for each in self.rng.choice(((link, link[::-1]), (link,), (link[::-1],))):
+            network.slow_s[each] = delay
 
         def undo() -> None:
             network.slow_s.pop(link, None)
@@ -309,6 +319,12 @@ class Chaos:
         if node is not None and node.disk is not None:
             self._happened("failing disk", node.host)
             node.disk.fails_next = True
+            if self.rng.random() < 0.5:
+                self.world.kernel.after(self.rng.uniform(0.02, 0.5), self._kill_if_up, node)
+
+    def _kill_if_up(self, node: Node) -> None:
+        if not self._is_over and node.is_up:
+            self._kill(node)
 
     # -- leaders ----------------------------------------------------------------------------------------------------
     def _move(self) -> None:
@@ -324,22 +340,40 @@ class Chaos:
         else:
             self._happened("move planned", moved, targets)
 
+    def _drain(self) -> None:
+        """One at a time, for a while."""
+        world = self.world
+        if self._is_draining:
+            return
+        node_id = self.rng.choice(sorted(world.nodes))
+        self._happened("drain", node_id)
+
+        def set_draining(value: str | None) -> None:
+            self._is_draining = value is not None
+            at_once(world.metadata.alter_configs("broker", str(node_id), {"tailrace.draining": value}))
+
+        set_draining("true")
+        self._later(self._duration() * 2, lambda: set_draining(None))
+
     # -- ambushes ---------------------------------------------------------------------------------------------------
     def _ambush(self) -> None:
         node = self._running()
         if node is not None:
-            action = self.rng.choice((self._kill, self._kill, self._pause, self._partition))
-            self._ambushes[node.node_id, self.rng.choice(STEPS)] = action
+            action = self.rng.choice((self._kill, self._kill, self._pause, self._partition, None, None))
+            self._ambushes[node.node_id, self.rng.choice(self.world.focus.steps or STEPS)] = action
 
-    def on_step(self, process: Process, name: str) -> None:
+    def on_step(self, process: Process, name: str) -> bool:
+        """Whether the answer gets lost."""
         if not self._ambushes:
-            return
-        for node in self.world.nodes.values():
-            if node.process is process:
-                action = self._ambushes.pop((node.node_id, name), None)
-                if action is not None:
-                    self._happened(f"ambush at {name}", process.name)
-                    self.world.kernel.after(self.rng.choice((0.0, 0.0, 0.002)), self._spring, node, process, action)
+            return False
+        node = next((node for node in self.world.nodes.values() if node.process is process), None)
+        if node is None or (node.node_id, name) not in self._ambushes:
+            return False
+        action = self._ambushes.pop((node.node_id, name))
+        self._happened(f"ambush at {name}", process.name, action.__name__ if action else "answer lost")
+        if action is not None:
+            self.world.kernel.after(self.rng.choice((0.0, 0.0, 0.002)), self._spring, node, process, action)
+        return action is None
 
     def _spring(self, node: Node, process: Process, action: Callable[[Node], None]) -> None:
         if node.process is process and not process.is_dead and not self._is_over:

@@ -181,7 +181,9 @@ class Producer(Client):
 
     async def run(self) -> None:
         while not (self.stopping and not self._outstanding):
-            while not self.stopping and len(self._outstanding) < self.window:
+            # a partition that does not know a producer takes any sequence number, as Kafka's do: the first goes alone
+            window = self.window if self.acknowledged_count else 1
+            while not self.stopping and len(self._outstanding) < window:
                 self._add()
             try:
                 if self._producer_id < 0:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import StaticPool
 
 from s3stream.catalog.catalog import SqlCatalog
@@ -42,9 +42,10 @@ class NoAnswer(Exception):
 
 
 class Service:
-    """A server that is always there, though not always reachable. `on_step` hears of every call's arrival."""
+    """A server that is always there, though not always reachable. `on_step` hears of every call that was carried
+    out, and says whether its answer gets lost."""
 
-    def __init__(self, kernel: Kernel, network: Network, host: str, on_step: Callable[[Process, str], None]) -> None:
+    def __init__(self, kernel: Kernel, network: Network, host: str, on_step: Callable[[Process, str], bool]) -> None:
         self.kernel = kernel
         self.network = network
         self.host = host
@@ -89,8 +90,8 @@ class Service:
                 result, error = work(), None
             except Exception as raised:
                 result, error = None, raised
-            self.on_step(process, name)
-            if self.rng.random() < self.lost / 2:
+            loses_answer = self.on_step(process, name)
+            if loses_answer or self.rng.random() < self.lost / 2:
                 self.faults["answer lost"] += 1
                 fail_soon(NoAnswer("connection lost"))
             else:
@@ -114,18 +115,30 @@ class Service:
 
 
 class CatalogServer(Service):
-    def __init__(self, kernel: Kernel, network: Network, on_step: Callable[[Process, str], None]) -> None:
+    def __init__(self, kernel: Kernel, network: Network, on_step: Callable[[Process, str], bool]) -> None:
         super().__init__(kernel, network, "catalog", on_step)
         raw = _connect(lambda: WALL_CLOCK_S + kernel.now)
         raw.deserialize(_fresh_catalog())
         self._raw = raw
-        self._engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool, pool_reset_on_return=None)
-        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+        self._engine = create_engine(
+            "sqlite://",
+            creator=lambda: raw,
+            poolclass=StaticPool,
+            pool_reset_on_return=None,
+            isolation_level="AUTOCOMMIT",
+        )
         self._connection = self._engine.connect()
 
     def run(self, transaction: Transaction[T]) -> T:
-        with self._connection.begin():
-            return transaction(self._connection)
+        """Begun and ended here: it is one at a time, and SQLAlchemy's own way takes longer than most of them."""
+        self._raw.execute("BEGIN")
+        try:
+            result = transaction(self._connection)
+        except BaseException:
+            self._raw.execute("ROLLBACK")
+            raise
+        self._raw.execute("COMMIT")
+        return result
 
     def direct(self) -> SqlCatalog:
         """For the history's own questions: at once, and nothing fails. See `at_once`."""
@@ -215,7 +228,7 @@ def _name_cluster(connection: Connection) -> None:
 
 
 class StoreServer(Service):
-    def __init__(self, kernel: Kernel, network: Network, on_step: Callable[[Process, str], None]) -> None:
+    def __init__(self, kernel: Kernel, network: Network, on_step: Callable[[Process, str], bool]) -> None:
         super().__init__(kernel, network, "store", on_step)
         self.objects: dict[str, bytes] = {}
 

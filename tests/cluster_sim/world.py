@@ -19,6 +19,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from s3stream.catalog.api import NewTopic, TopicInfo
 from tests.cluster_sim import checks
 from tests.cluster_sim.chaos import Chaos
@@ -31,7 +33,7 @@ from tests.cluster_sim.node import Node
 from tests.cluster_sim.observing import Observer, observed
 from tests.cluster_sim.services import CatalogServer, StoreServer, at_once
 
-CALM_WAIT_MAX_S = 1.0
+CALM_WAIT_MAX_S = 1.5
 """Of a producer, from send to acknowledgement, while partitions move and brokers stop cleanly."""
 LIVENESS_MAX_S = 150.0
 """Failed recoveries and unreadable partitions are tried again after a minute at most."""
@@ -46,6 +48,20 @@ class Violation:
 
     kind: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """Faults and ambushes (by name) that are to happen far more often than others, and on which logs. What a mutation
+    breaks is guarded against a few of all things that may go wrong."""
+
+    faults: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    wal_kinds: tuple[str, ...] = ()
+    is_calm: bool = False
+
+
+NO_FOCUS = Focus()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +81,12 @@ class Plan:
     durability: str
 
     @classmethod
-    def of(cls, rng: random.Random) -> Plan:
-        node_count = rng.choice((3, 3, 3, 4, 5))
+    def of(cls, rng: random.Random, is_brief: bool, focus: Focus) -> Plan:
+        node_count = 3 if is_brief else rng.choice((3, 3, 3, 4, 5))
         mixed = rng.random() < 0.3
         kinds = ("shared", "shared", "volume", "object", "object", "private")
+        if focus.wal_kinds:
+            kinds = focus.wal_kinds
         kind = rng.choice(kinds)
         return cls(
             node_count=node_count,
@@ -77,20 +95,21 @@ class Plan:
             partition_count=rng.choice((2, 3, 6)),
             producer_count=rng.choice((2, 3, 4)),
             reader_count=rng.choice((1, 2)),
-            duration_s=rng.uniform(3.0, 10.0),
-            restarts_in_the_end=rng.random() < 0.3,
-            is_calm=rng.random() < 0.1,
-            durability=rng.choice(("wal", "wal", "wal", "object")),
+            duration_s=rng.uniform(1.0, 2.5) if is_brief else rng.uniform(3.0, 10.0),
+            restarts_in_the_end=rng.random() < 0.3 and not is_brief,
+            is_calm=focus.is_calm if focus.faults else rng.random() < 0.1,
+            durability="wal" if focus.faults else rng.choice(("wal", "wal", "wal", "object")),
         )
 
 
 class World:
-    def __init__(self, seed: int, prints: bool = False) -> None:
+    def __init__(self, seed: int, prints: bool = False, is_brief: bool = False, focus: Focus = NO_FOCUS) -> None:
         self.seed = seed
         self.prints = prints
         self.kernel = Kernel(seed)
         self.rng = random.Random(self.kernel.rng.getrandbits(64))
-        self.plan = Plan.of(self.rng)
+        self.focus = focus
+        self.plan = Plan.of(self.rng, is_brief, focus)
         self.partition_count = self.plan.partition_count
         self.trace: list[str] = []
         self.counters: Counter[str] = Counter()
@@ -157,6 +176,8 @@ class World:
         await self.chaos.run(self.plan.duration_s)
         self.heal()
         await self._recover()
+        if self.violations:
+            return
         await self._stop_clients()
         if self.violations:
             return
@@ -290,24 +311,34 @@ class Result:
     virtual_s: float
 
 
-def run_history(seed: int, mutation: AbstractContextManager[None] | None = None, prints: bool = False) -> Result:
+def run_history(
+    seed: int,
+    mutation: AbstractContextManager[None] | None = None,
+    *,
+    prints: bool = False,
+    is_brief: bool = False,
+    focus: Focus = NO_FOCUS,
+) -> Result:
     """One history. `mutation` breaks the product meanwhile."""
     enabled = gc.isenabled()
     gc.disable()
     unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    config = structlog.get_config()
     try:
-        result = _run(seed, mutation or nullcontext(), prints)
-        # what dead processes left: its last words are nobody's business, and not the next history's
+        result = _run(seed, mutation or nullcontext(), prints, is_brief, focus)
+        # the last words of dead processes are nobody's business, and not the next history's
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(60), cache_logger_on_first_use=False)
         gc.collect()
         return result
     finally:
+        structlog.configure(**config)
         sys.unraisablehook = unraisable
         if enabled:
             gc.enable()
 
 
-def _run(seed: int, mutation: AbstractContextManager[None], prints: bool) -> Result:
-    world = World(seed, prints)
+def _run(seed: int, mutation: AbstractContextManager[None], prints: bool, is_brief: bool, focus: Focus) -> Result:
+    world = World(seed, prints, is_brief, focus)
     with mutation, observed(world.observer), installed(world.machine):
         world.run()
         world.chaos.count()

@@ -1,0 +1,15 @@
+"""Ways to break what keeps brokers from each other's way, one at a time. The simulation has to notice each of them.
+
+A mutation that no history notices means that a fault never happens, that a check is missing, or that something else
+guards the same promise; the last kind is listed in `REDUNDANT`, with what that is.
+"""
+
+from __future__ import annotations
+
+from tests.cluster_sim.mutations import catalog, leadership, leases, logs
+from tests.cluster_sim.mutations.registry import MUTATIONS, Mutation
+
+REDUNDANT: dict[str, str] = {}
+"""Mutations that need not be noticed -> what else keeps the promise."""
+
+__all__ = ["MUTATIONS", "REDUNDANT", "Mutation", "catalog", "leadership", "leases", "logs"]
