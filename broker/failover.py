@@ -12,7 +12,7 @@ Nothing here is needed for safety: two that do the same at once get in each othe
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import structlog
@@ -175,47 +175,41 @@ class Failover:
     async def _take_over_if_out(self, broker: BrokerInfo) -> None:
         if lease_clock() < self._failed.get(broker.epoch, (0.0, 0.0))[0]:
             return
-        try:
-            wal = await self._fence(broker)
-        except WalOfAnotherEpoch as error:
-            if broker.fenced:
+        async with AsyncExitStack() as open_logs:
+            try:
+                wal = await self._fence(broker, open_logs)
+            except WalOfAnotherEpoch as error:
+                if broker.fenced:
+                    await self._tell(broker, str(error))
+                elif not broker.alive:
+                    # it has not opened its log yet
+                    await self._end_expired(broker)
+                return
+            except WalError as error:
+                if not broker.alive:
+                    await self._tell(broker, str(error))
+                return
+            if wal is None:
+                return
+            try:
+                await self._recover(broker, wal)
+            except (WalError, StorageError) as error:
                 await self._tell(broker, str(error))
-            elif not broker.alive:
-                # it has not opened its log yet
-                await self._end_expired(broker)
-            return
-        except WalError as error:
-            if not broker.alive:
-                await self._tell(broker, str(error))
-            return
-        if wal is None:
-            return
-        try:
-            await self._recover(broker, wal)
-        except (WalError, StorageError) as error:
-            await self._tell(broker, str(error))
-            pause_s = min(2 * self._failed.get(broker.epoch, (0.0, RETRY_MIN_S / 2))[1], RETRY_MAX_S)
-            self._failed[broker.epoch] = (lease_clock() + pause_s, pause_s)
-        finally:
-            await wal.close()
+                pause_s = min(2 * self._failed.get(broker.epoch, (0.0, RETRY_MIN_S / 2))[1], RETRY_MAX_S)
+                self._failed[broker.epoch] = (lease_clock() + pause_s, pause_s)
 
-    async def _fence(self, broker: BrokerInfo) -> RecoverableWal | None:
+    async def _fence(self, broker: BrokerInfo, open_logs: AsyncExitStack) -> RecoverableWal | None:
         """Its log, if it is out; its registration has ended then. Raises WalError if the log cannot be reached."""
-        if is_sealed_by_looking(broker.wal_url):
-            if not self._watch.is_gone(broker.epoch) and not await self._has_lost_its_lease(broker):
-                return None
-            wal = await self._reach(broker)
-        else:
-            wal = await self._reach(broker)
-            if not wal.owner_is_out and not await self._has_lost_its_lease(broker):
-                await wal.close()
-                return None
+        sealed_by_looking = is_sealed_by_looking(broker.wal_url)
+        if sealed_by_looking and not self._watch.is_gone(broker.epoch) and not await self._has_lost_its_lease(broker):
+            return None
+        wal = await fence_log(broker.wal_url, self._catalog.cluster_id, broker.epoch)
+        open_logs.push_async_callback(wal.close)
+        if not wal.owner_is_out and not await self._has_lost_its_lease(broker):
+            return None
         if not broker.fenced:
             await self._catalog.fence_broker(broker.node_id, broker.epoch)
         return wal
-
-    async def _reach(self, broker: BrokerInfo) -> RecoverableWal:
-        return await fence_log(broker.wal_url, self._catalog.cluster_id, broker.epoch)
 
     async def _has_lost_its_lease(self, broker: BrokerInfo) -> bool:
         return broker.fenced or (not broker.alive and await self._end_expired(broker))
