@@ -50,8 +50,11 @@ class StoppedStore:
 
 
 @asynccontextmanager
-async def stopped_store(settings: Settings, waiting: Callable[[str], None]) -> AsyncIterator[StoppedStore]:
-    """Raises StoreInUse, CatalogError, StoreError. `waiting` is told if the lease of a dead broker is waited for."""
+async def stopped_store(
+    settings: Settings, waiting: Callable[[str], None], *, for_writing: bool
+) -> AsyncIterator[StoppedStore]:
+    """Raises StoreInUse, CatalogError, StoreError. `waiting` is told if the lease of a dead broker is waited for, which
+    is needed before anything is written."""
     async with AsyncExitStack() as stack:
         database, cluster_id = await open_database(settings.metadata_url, create=False)
         stack.push_async_callback(database.close)
@@ -61,7 +64,8 @@ async def stopped_store(settings: Settings, waiting: Callable[[str], None]) -> A
         tables = await load_tables(database)
         for broker in tables.brokers:
             await _require_out(broker)
-        await _wait_for_leases(database, waiting)
+        if for_writing:
+            await _wait_for_leases(database, waiting)
         logs = [
             await _open_log(stack, broker, cluster_id) for broker in tables.brokers if _may_hold_more(tables, broker)
         ]

@@ -49,7 +49,7 @@ def fsck(
 async def _fsck(settings: Settings, depth: Depth, repair: bool, shown: int) -> int:
     from broker.stopped_store import stopped_store
 
-    async with stopped_store(settings, _say) as opened:
+    async with stopped_store(settings, _say, for_writing=repair) as opened:
         progress = stores.progress_line()
         checker = _checker(opened, depth, progress)
         report = await checker.run()

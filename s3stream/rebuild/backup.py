@@ -66,10 +66,10 @@ class MetadataBackup:
             return
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        if self._is_writer():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WRITE_S):
-                    await self._try_to_write()
+        # whoever writes else: of brokers that stop at the same time each may think that another one does
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WRITE_S):
+                await self._try_to_write()
 
     async def _run(self) -> None:
         while True:
