@@ -327,7 +327,7 @@ def run_history(
     try:
         result = _run(seed, mutation or nullcontext(), prints, is_brief, focus)
         # the last words of dead processes are nobody's business, and not the next history's
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(60), cache_logger_on_first_use=False)
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
         gc.collect()
         return result
     finally:
