@@ -44,6 +44,7 @@ EXPECTED_FAILURES = (
     TimeoutError,
 )
 """What ends a drill with one line: something did not come up, or did not do what it must."""
+UPLOAD_LOOK_S = 3
 _DEFECT = re.compile(r"Traceback|has a defect|InvariantBroken")
 
 
@@ -133,6 +134,15 @@ class Run:
             return await holds()
         except Disconnected:
             return False
+
+    async def until_uploaded(self) -> None:
+        """Until little goes to the store besides the load: what was put in before has arrived there."""
+        usual = 3 * self.load.rate * 1024
+        written: int | None = usual * UPLOAD_LOOK_S
+        while written is not None and written >= usual * UPLOAD_LOOK_S:
+            before = await self._traffic()
+            await asyncio.sleep(UPLOAD_LOOK_S)
+            written = _difference(before, await self._traffic()).written
 
     async def tailrace(self, *arguments: str) -> str:
         """A command of the command line on this cluster."""

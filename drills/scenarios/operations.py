@@ -88,7 +88,7 @@ async def reassign(run: Run) -> None:
     async with run.phase("filling"):
         await run.load.fill(held)
         run.say(f"the topic holds {held / MB:.0f} MB")
-        await run.wait(3)
+        await run.until_uploaded()
     source = await run.a_leader()
     leaders = await run.load.admin.leaders(run.load.topic)
     target = run.chance.choice(sorted(set(await run.load.admin.nodes()) - {source}))
