@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -19,6 +20,7 @@ from s3stream.catalog.api import CatalogError
 from s3stream.catalog.snapshot import Snapshot, encode_snapshot
 from s3stream.objectstore.api import ObjectExists, ObjectStore, StoreError
 from s3stream.rebuild.snapshots import snapshot_key, snapshot_keys
+from s3stream.upload_pipeline import Offload
 
 log = structlog.get_logger()
 
@@ -39,7 +41,10 @@ class SnapshotSource(Protocol):
 class MetadataBackup:
     """Does nothing before `follow`."""
 
-    def __init__(self, source: SnapshotSource, store: ObjectStore, node_id: int) -> None:
+    def __init__(
+        self, source: SnapshotSource, store: ObjectStore, node_id: int, offload: Offload = asyncio.to_thread
+    ) -> None:
+        self._offload = offload
         self._source = source
         self._store = store
         self._node_id = node_id
@@ -78,30 +83,31 @@ class MetadataBackup:
                     await self._changed.wait()
                 await asyncio.sleep(CHANGE_DELAY_S)
             self._changed.clear()
-            if self._is_writer():
-                await self._try_to_write()
-            await asyncio.sleep(INTERVAL_MIN_S)
+            if self._is_writer() and await self._try_to_write():
+                await asyncio.sleep(INTERVAL_MIN_S)
 
-    async def _try_to_write(self) -> None:
+    async def _try_to_write(self) -> bool:
+        """Whether it took an attempt."""
         try:
-            await self.write()
+            is_written = await self.write()
         except (CatalogError, StoreError) as error:
             if not self._failing:
                 log.warning("metadata is not backed up into the bucket, will be tried again", error=str(error))
             self._failing = True
             self._changed.set()
-        else:
-            if self._failing:
-                log.info("metadata is backed up again")
-            self._failing = False
+            return True
+        if self._failing:
+            log.info("metadata is backed up again")
+        self._failing = False
+        return is_written
 
     async def write(self) -> bool:
         """Write one, if it would differ from the last. Raises CatalogError, StoreError."""
         snapshot = await self._source.snapshot()
-        fingerprint = await asyncio.to_thread(snapshot.fingerprint)
+        fingerprint = await self._offload(snapshot.fingerprint)
         if fingerprint == self._written:
             return False
-        data = await asyncio.to_thread(encode_snapshot, snapshot)
+        data = await self._offload(partial(encode_snapshot, snapshot))
         key = snapshot_key(snapshot, self._node_id)
         with contextlib.suppress(ObjectExists):
             await self._store.put_if_absent(key, [data])
