@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import structlog
@@ -75,7 +75,8 @@ class Machine:
         await catalog.brokers()
         return catalog
 
-    async def open_store(self, url: str) -> Any:
+    async def open_bucket(self, url: str, parts: Any) -> Any:
+        """Only the remote end: what the product puts around it stays."""
         return self.store.open(self.process, url.removeprefix("s3://") + "/")
 
     def bind(self, host: str, port: int) -> Socket:
@@ -140,7 +141,7 @@ def installed(machine: Machine) -> Iterator[None]:
         (queue.SimpleQueue, machine.queue),
         (time.perf_counter, perf_counter),
         (s3stream.catalog.open_catalog, machine.open_catalog),
-        (s3stream.objectstore.opening.open_store, machine.open_store),
+        (s3stream.objectstore.opening._open_remote, machine.open_bucket),
         (broker.server.listener.bind, machine.bind),
         (broker.data_dir.prepare_data_dir, _nothing),
         (broker.data_dir.check_data_dir, _nothing),
@@ -160,8 +161,14 @@ def installed(machine: Machine) -> Iterator[None]:
         (random, "Random", SimulatedRandom),
         (os.path, "isdir", is_dir),
     ]
+    clocks = {
+        time.monotonic: clock(time.monotonic, Process.clock),
+        time.perf_counter: perf_counter,
+        time.time: clock(time.time, Process.wall_clock),
+    }
+    changes += [change for function in _functions_with_clocks() for change in _other_clocks(function, clocks)]
     changes += [(module, "set", OrderedSet) for module in (*_modules(), asyncio.tasks, asyncio.taskgroups)]
-    saved = [(owner, name, vars(owner).get(name, _ABSENT)) for owner, name, _ in changes]
+    saved = [(owner, name, getattr(owner, name, _ABSENT)) for owner, name, _ in changes]
     config = structlog.get_config()
     structlog.configure(
         processors=[machine.log],
@@ -199,3 +206,31 @@ def _places(value: object) -> list[tuple[object, str]]:
 def _modules() -> list[ModuleType]:
     """The product's, as far as they are loaded."""
     return [module for name, module in sorted(sys.modules.items()) if module and name.partition(".")[0] in _PACKAGES]
+
+
+_CLOCKS = (time.monotonic, time.perf_counter, time.time)
+
+
+@cache
+def _functions_with_clocks() -> list[FunctionType]:
+    """Those that take a clock as an argument and have a real one as its default."""
+    found = []
+    for module in _modules():
+        for held in vars(module).values():
+            function = held.__dict__.get("__init__") if isinstance(held, type) else held
+            if isinstance(function, FunctionType) and function.__module__ == module.__name__:
+                defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+                if any(each in _CLOCKS for each in defaults if callable(each)):
+                    found.append(function)
+    return found
+
+
+def _other_clocks(function: FunctionType, clocks: dict[Any, Any]) -> list[tuple[object, str, object]]:
+    def other(value: Any) -> Any:
+        return clocks.get(value, value) if callable(value) else value
+
+    keywords = {name: other(value) for name, value in (function.__kwdefaults__ or {}).items()}
+    return [
+        (function, "__defaults__", tuple(map(other, function.__defaults__ or ())) or None),
+        (function, "__kwdefaults__", keywords or None),
+    ]

@@ -21,7 +21,6 @@ from s3stream.catalog.catalog import SqlCatalog
 from s3stream.catalog.database import Database, OutcomeUnknown, RolledBack, Transaction
 from s3stream.catalog.opening import _bring_up
 from s3stream.objectstore.api import ObjectExists, ObjectMeta, ObjectMissing, RangeInvalid, StoreUnreachable
-from s3stream.objectstore.retrying import RetryingStore
 from tests.cluster_sim.kernel import WALL_CLOCK_S, Kernel, Process
 from tests.cluster_sim.network import Network
 from wal.api import Buffer
@@ -232,9 +231,8 @@ class StoreServer(Service):
         super().__init__(kernel, network, "store", on_step)
         self.objects: dict[str, bytes] = {}
 
-    def open(self, process: Process, prefix: str) -> Any:
-        client = StoreClient(self, process, prefix)
-        return RetryingStore(client, rng=random.Random(process.rng.getrandbits(64)))
+    def open(self, process: Process, prefix: str) -> StoreClient:
+        return StoreClient(self, process, prefix)
 
 
 class StoreClient:
