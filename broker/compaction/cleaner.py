@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 UNCLEANABLE_S = 3600.0
 """How long a log is left alone that holds what is no record."""
+RETRY_S = 60.0
+"""How long one is left alone that could not be compacted: others come first meanwhile."""
 COORDINATOR_TOPICS = ("__consumer_offsets", "__transaction_state")
 _LONG_MAX = 2**63 - 1
 
@@ -130,9 +132,12 @@ class LogCleaner:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._config.log_cleaner_backoff_ms / 1000)
-            if self._config.log_cleaner_enable:
-                while await self.clean_one():
+            try:
+                while self._config.log_cleaner_enable and await self.clean_one():
                     pass
+            except Exception as error:
+                # everything is readable as it is: no reason to stop serving
+                log.error("the log cleaner has a defect", exc_info=error)
 
     async def clean_one(self) -> bool:
         """Compact the log that is due most; False if none is."""
@@ -149,10 +154,11 @@ class LogCleaner:
         try:
             done = await self._clean(partition, found)
         except InvalidBatch as error:
-            self._leave_alone(partition)
+            self._leave_alone(partition, UNCLEANABLE_S)
             log.error("log cannot be compacted", topic=partition.topic, partition=partition.index, error=error.message)
         except (StorageError, CatalogError, WorkerDied) as error:
-            log.warning("compaction failed", topic=partition.topic, partition=partition.index, error=repr(error))
+            self._leave_alone(partition, RETRY_S)
+            log.warning("log not compacted", topic=partition.topic, partition=partition.index, error=repr(error))
         else:
             return done
         self.stats.failures += 1
@@ -239,8 +245,8 @@ class LogCleaner:
         until = self._left_alone.get(_key(partition))
         return until is not None and time.monotonic() < until
 
-    def _leave_alone(self, partition: Partition) -> None:
-        self._left_alone[_key(partition)] = time.monotonic() + UNCLEANABLE_S
+    def _leave_alone(self, partition: Partition, seconds: float) -> None:
+        self._left_alone[_key(partition)] = time.monotonic() + seconds
 
 
 def _key(partition: Partition) -> tuple[bytes, int]:
