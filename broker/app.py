@@ -239,9 +239,13 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
 
 
 async def _leave(services: Services, epoch: int, ending: Ending) -> None:
-    """One that failed can hand nothing over."""
-    if ending.error is None:
-        await leave(services.node_id, epoch, services.catalog, services.image, services.partitions)
+    def has_failed() -> bool:
+        return ending.error is not None
+
+    if not has_failed():
+        await leave(
+            services.node_id, epoch, services.catalog, services.image, services.partitions, has_failed=has_failed
+        )
 
 
 def _static_configs(settings: Settings) -> dict[str, str]:

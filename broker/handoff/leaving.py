@@ -7,6 +7,7 @@ to or time is over: then the usual stop makes what is left free to be claimed.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
@@ -25,9 +26,15 @@ LOOK_INTERVAL_S = 0.1
 
 
 async def leave(
-    node_id: int, broker_epoch: int, catalog: Catalog, image: MetadataImage, partitions: Partitions
+    node_id: int,
+    broker_epoch: int,
+    catalog: Catalog,
+    image: MetadataImage,
+    partitions: Partitions,
+    has_failed: Callable[[], bool],
 ) -> None:
-    """Returns when nothing is led here any more, or nothing can be done about it."""
+    """Returns when nothing is led here any more, or nothing can be done about it: one that `has_failed` hands nothing
+    over, and keeps its partitions from others for as long as it stays."""
     changed = asyncio.Event()
     unsubscribe = image.subscribe(lambda _: changed.set())
     try:
@@ -36,7 +43,7 @@ async def leave(
                 return
             await catalog.leave(node_id, broker_epoch)
             await image.refresh()
-            while _leads_anything(node_id, image, partitions):
+            while _leads_anything(node_id, image, partitions) and not has_failed():
                 changed.clear()
                 targets = _plan(node_id, image)
                 if targets is None:
