@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from s3stream.catalog.objects import object_key
 from s3stream.objectstore.api import ObjectStore
+from s3stream.rebuild.snapshots import SNAPSHOT_PREFIX
 
 METADATA_PREFIX = "metadata/"
 DAMAGED_PREFIX = "damaged/"
@@ -23,6 +24,8 @@ class Bucket:
     sizes: dict[int, int] = field(default_factory=dict)
     kept_count: int = 0
     """Objects below `DAMAGED_PREFIX`."""
+    snapshot_count: int = 0
+    """Copies of the metadata."""
     unknown_count: int = 0
     unknown_keys: list[str] = field(default_factory=list)
     """Keys that are not tailrace's, the first few of them: a write-ahead log below the same prefix has such."""
@@ -48,7 +51,9 @@ async def list_bucket(store: ObjectStore, progress: Callable[[str, int], None]) 
                 progress("objects listed", len(bucket.sizes))
         elif meta.key.startswith(DAMAGED_PREFIX):
             bucket.kept_count += 1
-        elif not meta.key.startswith(METADATA_PREFIX):
+        elif meta.key.startswith(METADATA_PREFIX):
+            bucket.snapshot_count += meta.key.startswith(SNAPSHOT_PREFIX)
+        else:
             bucket.unknown_count += 1
             if len(bucket.unknown_keys) < _FOREIGN_KEPT:
                 bucket.unknown_keys.append(meta.key)

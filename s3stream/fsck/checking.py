@@ -252,6 +252,8 @@ class Checker:
                 f"{self.tails.recoverable_count} records ({self.tails.recoverable_size} bytes) of "
                 f"{len(self.tails.ends)} streams are in write-ahead logs only: the next start brings them into objects"
             )
+        if not self.bucket.snapshot_count:
+            self._notes.append("there is no copy of the metadata in the bucket: the database could not be rebuilt")
         if self.bucket.kept_count:
             self._notes.append(f"{self.bucket.kept_count} damaged objects that a repair has put aside (damaged/)")
         if self.bucket.unknown_count:
