@@ -15,6 +15,7 @@ import random
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -165,15 +166,23 @@ class World:
         leaders = [self.rng.choice(sorted(self.nodes)) for _ in range(self.partition_count)]
         at_once(self.metadata.create_topic(NewTopic(TOPIC, leaders, {"tailrace.durability": self.plan.durability})))
 
-    # -- the history ------------------------------------------------------------------------------------------------
-    async def main(self) -> None:
+    async def start(self, *, waits: bool) -> None:
+        """Brokers, a topic, clients. `waits`: until all brokers serve."""
         for _ in range(self.plan.node_count):
             self.add_node().start()
-        if self.plan.is_calm or self.rng.random() < 0.5:
+        if waits:
             await self.until(lambda: all(node.running is not None for node in self.nodes.values()), START_MAX_S)
         self._create_topic()
         self._start_clients()
+
+    # -- the history ------------------------------------------------------------------------------------------------
+    async def main(self) -> None:
+        await self.start(waits=self.plan.is_calm or self.rng.random() < 0.5)
         await self.chaos.run(self.plan.duration_s)
+        await self.finish()
+
+    async def finish(self) -> None:
+        """Heal, let it settle, judge."""
         self.heal()
         await self._recover()
         if self.violations:
@@ -281,8 +290,8 @@ class World:
         return True
 
     # -- running ----------------------------------------------------------------------------------------------------
-    def run(self) -> None:
-        task = self.outside.loop.create_task(self.main())
+    def run(self, script: Script) -> None:
+        task = self.outside.loop.create_task(script(self))
         try:
             self.kernel.run(task.done, HISTORY_MAX_S)
         except Stuck as error:
@@ -311,6 +320,9 @@ class Result:
     virtual_s: float
 
 
+Script = Callable[[World], Coroutine[Any, Any, None]]
+
+
 def run_history(
     seed: int,
     mutation: AbstractContextManager[None] | None = None,
@@ -318,14 +330,16 @@ def run_history(
     prints: bool = False,
     is_brief: bool = False,
     focus: Focus = NO_FOCUS,
+    script: Script = World.main,
 ) -> Result:
-    """One history. `mutation` breaks the product meanwhile."""
+    """One history, or what `script` does in the place of one. `mutation` breaks the product meanwhile."""
     enabled = gc.isenabled()
     gc.disable()
     unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None
     config = structlog.get_config()
     try:
-        result = _run(seed, mutation or nullcontext(), prints, is_brief, focus)
+        with mutation or nullcontext():
+            result = _run(World(seed, prints, is_brief, focus), script)
         # the last words of dead processes are nobody's business, and not the next history's
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
         gc.collect()
@@ -337,10 +351,9 @@ def run_history(
             gc.enable()
 
 
-def _run(seed: int, mutation: AbstractContextManager[None], prints: bool, is_brief: bool, focus: Focus) -> Result:
-    world = World(seed, prints, is_brief, focus)
-    with mutation, observed(world.observer), installed(world.machine):
-        world.run()
+def _run(world: World, script: Script) -> Result:
+    with observed(world.observer), installed(world.machine):
+        world.run(script)
         world.chaos.count()
         world.close()
-    return Result(seed, world.violations, world.trace, world.counters, world.kernel.event_count, world.kernel.now)
+    return Result(world.seed, world.violations, world.trace, world.counters, world.kernel.event_count, world.kernel.now)
