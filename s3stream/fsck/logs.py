@@ -94,10 +94,17 @@ async def _read(log: BrokerLog, wal: RecoverableWal, tables: Tables, tails: LogT
                 findings.append(_ahead(log, tables, record.stream_id, record.epoch, record.base_offset, end))
                 continue
             if record.base_offset > end:
-                tails.gaps[record.stream_id] = (end, record.base_offset)
+                if end > stream.end_offset:
+                    # a hole in the log itself: filling up to it would cover what the log has before it
+                    tails.gaps.pop(record.stream_id, None)
+                    stopped.add(record.stream_id)
+                else:
+                    tails.gaps[record.stream_id] = (end, record.base_offset)
                 span = tables.span(record.stream_id, end, record.base_offset)
-                detail = f"the log of node {log.node_id} goes on at offset {record.base_offset}, objects end at {end}"
+                detail = f"the log of node {log.node_id} goes on at {record.base_offset}, what is before ends at {end}"
                 findings.append(Finding("log-gap", f"stream {record.stream_id}", detail, (span,)))
+                if record.stream_id in stopped:
+                    continue
             tails.ends[record.stream_id] = (committed, record.end_offset)
             tails.recoverable_count += 1
             tails.recoverable_size += len(record.batch)

@@ -13,8 +13,9 @@ from s3stream.api import StreamFailed
 from s3stream.catalog.schema import objects, streams
 from s3stream.fsck.checking import Depth
 from s3stream.fsck.logs import BrokerLog
+from s3stream.wal_record import encode_header
 from tests.s3stream.fsck.world import END, NODE, OBJECT_BATCHES, World
-from wal.api import WalUnreachable
+from wal.api import WalRecord, WalUnreachable
 from wal.memory import MemoryWal, forget
 
 SPAN = OBJECT_BATCHES * 2
@@ -84,3 +85,34 @@ async def test_a_log_that_knows_more_than_the_catalog_is_named_and_left_alone(cr
     assert finding.kind == "log-ahead"
     await crashed.repair(Depth(), [log])
     assert {finding.kind for finding in (await crashed.check(Depth(), [log])).problems} == {"log-ahead"}
+
+
+class Records:
+    """A log that holds these records."""
+
+    epoch = 1
+    owner_is_out = True
+
+    def __init__(self, *records: bytes) -> None:
+        self._records = records
+
+    async def records(self) -> AsyncIterator[list[WalRecord]]:
+        yield [WalRecord(n, n + 1, memoryview(data)) for n, data in enumerate(self._records)]
+
+    async def discard(self) -> None:
+        raise AssertionError("nothing is discarded here")
+
+    async def close(self) -> None:
+        return None
+
+
+async def test_a_hole_in_the_log_itself_is_named_and_nothing_of_the_log_is_covered(crashed: World) -> None:
+    def record(offset: int) -> bytes:
+        return encode_header(crashed.log, 1, offset, 2, 0) + b"x"
+
+    log = BrokerLog(NODE, crashed.epoch, "memory://x", Records(record(END + 4), record(END + 6), record(END + 10)))
+    kinds = [finding.kind for finding in (await crashed.check(logs=[log])).problems]
+    assert kinds == ["log-gap", "log-gap"]
+    assert await crashed.repair(logs=[log]) == []
+    [info] = await crashed.catalog.stream_infos([crashed.log])
+    assert info.end_offset == END
