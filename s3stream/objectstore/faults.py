@@ -26,7 +26,7 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -187,14 +187,13 @@ class FaultyStore:
             raise StoreUnreachable(f"injected: the answer to {operation} {key} is lost")
         return result
 
-    def _due(self, operation: str, key: str) -> list[FaultRule]:
+    def _due(self, operation: str, key: str) -> Iterator[FaultRule]:
         age_s = self._clock() - self._since
-        return [
-            rule
-            for rule in self._rules
-            if rule.concerns(operation, key, age_s)
-            and (rule.probability >= 1.0 or self._rng.random() < rule.probability)
-        ]
+        for rule in self._rules:
+            if rule.concerns(operation, key, age_s) and (
+                rule.probability >= 1.0 or self._rng.random() < rule.probability
+            ):
+                yield rule
 
     def _damaged(self, key: str, data: Buffer) -> Buffer:
         for rule in self._due("get", key):
