@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from broker.cluster.errors import AdminError
-from broker.cluster.topics import TopicSpec
+from broker.cluster.topics import TopicAdmin, TopicSpec
+from broker.config.broker_config import BrokerConfig
 from protocol.errors import ErrorCode
 from s3stream.catalog.api import NewTopic
 from tests.broker.cluster.cluster import NODE_ID, Cluster, cluster
@@ -141,6 +142,14 @@ async def test_internal_topics_get_kafkas_configs(node: Cluster) -> None:
     assert transactions.internal
     assert len(transactions.partitions) == 50
     assert transactions.configs["cleanup.policy"] == "compact"
+
+
+async def test_internal_topics_get_the_durability_that_the_broker_has_for_them(node: Cluster) -> None:
+    safe = BrokerConfig({"tailrace.internal.topics.durability": "object"})
+    topics = TopicAdmin(node.catalog, node.image, node.partitions, safe)
+    for name in ("__consumer_offsets", "__transaction_state"):
+        assert (await topics.ensure(name)).configs["tailrace.durability"] == "object"
+    await topics.close()
 
 
 async def test_partitions_are_added_and_opened(node: Cluster) -> None:
