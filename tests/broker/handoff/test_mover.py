@@ -61,8 +61,8 @@ def leads(node: Node, index: int = 0) -> bool:
     return node.partitions.get("t", index) is not None
 
 
-async def leave(node: Node) -> None:
-    await leaving.leave(node.node_id, node.epoch, node.catalog, node.image, node.partitions)
+async def leave(node: Node, has_failed: Callable[[], bool] = lambda: False) -> None:
+    await leaving.leave(node.node_id, node.epoch, node.catalog, node.image, node.partitions, has_failed)
 
 
 def test_a_partition_goes_to_its_target_with_all_its_records() -> None:
@@ -278,6 +278,18 @@ def test_leaving_ends_in_time_whatever_does_not_answer(trouble: str) -> None:
             began = loop.time()
             await leave(node)
             assert loop.time() - began <= leaving.LEAVE_MAX_S + 1
+
+    run(main())
+
+
+def test_one_that_fails_while_it_leaves_keeps_nobody_waiting() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            world.store_delay_s = 1000.0
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            await leave(world.nodes[1], lambda: loop.time() > began + 1)
+            assert loop.time() - began < 1.5
 
     run(main())
 
