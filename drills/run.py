@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from subprocess import SubprocessError
 
 from bench.broker_process import BrokerFailed
 from drills.backends import BackendMissing
@@ -39,9 +40,10 @@ EXPECTED_FAILURES = (
     Disconnected,
     LoadFailed,
     ProducerFailed,
+    OSError,
     Refused,
     RuntimeError,
-    TimeoutError,
+    SubprocessError,
 )
 """What ends a drill with one line: something did not come up, or did not do what it must."""
 UPLOAD_LOOK_S = 3

@@ -16,10 +16,12 @@ from typing import Any
 from drills.client.backoff import RECONNECT_FIRST_S, RECONNECT_MAX_S, Backoff
 from drills.client.connection import CONNECT_TIMEOUT_S, Connection, Disconnected
 from drills.client.view import Address, View
+from drills.waiting import until
 from protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
 from protocol.types import Message
 
 METADATA_VERSION = 12
+START_TIMEOUT_S = 30.0
 METADATA_AGE_MAX_S = 5.0
 """Kafka's `metadata.max.age.ms` is 5 minutes; a drill is shorter than that."""
 
@@ -55,10 +57,11 @@ class Client:
     async def start(self) -> None:
         """Returns when the leaders of its topics are known, all of them. Raises TimeoutError."""
         self._follower = asyncio.create_task(self._follow(), name=f"{self.name}-metadata")
-        async with asyncio.timeout(30):
-            while not self._knows_all():
-                self.refresh()
-                await asyncio.sleep(0.02)
+        self.refresh()
+        try:
+            await until(self._knows_all, START_TIMEOUT_S)
+        except TimeoutError:
+            raise TimeoutError(f"{self.name}: not all of {', '.join(self._topics)} is led") from None
 
     def _knows_all(self) -> bool:
         leaders = self.view.leaders.items()
