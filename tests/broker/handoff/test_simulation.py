@@ -72,7 +72,7 @@ class Producer:
             return
         node, sent = sending
         while not sent.done and not node.is_dead:  # noqa: ASYNC110 - a dead broker tells nobody
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.003)
         if not sent.done or node.is_dead:
             return
         [answer] = sent.response.responses[0].partition_responses
@@ -119,7 +119,7 @@ async def trouble(world: World, rng: random.Random, seconds: float) -> None:
 
 async def history(seed: int) -> None:
     rng = random.Random(seed)
-    world = World(rng, PARTITIONS, faults=(0.02, 0.0, 0.1)[seed % 3])
+    world = World(rng, PARTITIONS, faults=(0.1, 0.0, 0.02)[seed % 3])
     await asyncio.gather(*(world.start(node_id).run() for node_id in (1, 2, 3)))
     producers = [Producer(world, index) for index in range(PARTITIONS)]
     is_over = asyncio.Event()

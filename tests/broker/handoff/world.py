@@ -219,7 +219,7 @@ class WorldStorage(FakeStorage):
 
     async def flush_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self._world.rng.uniform(0.001, 0.005))
+            await asyncio.sleep(self._world.rng.uniform(0.002, 0.01))
             for stream in list(self.streams.values()):
                 if not stream.released:
                     stream.flush()

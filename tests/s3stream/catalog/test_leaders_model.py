@@ -223,7 +223,7 @@ class LeadersModel(RuleBasedStateMachine):
 
 
 def test_sqlite_behaves_as_the_model() -> None:
-    run_state_machine_as_test(LeadersModel, settings=model_settings(8))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(LeadersModel, settings=model_settings(5))  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.integration
