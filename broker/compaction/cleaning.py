@@ -53,7 +53,7 @@ class Cleaning:
         self.kept_count = 0
         """... and returned."""
         self.next_horizon_ms: int | None = None
-        """The earliest delete horizon of what was returned."""
+        """The earliest delete horizon to come of what is compacted."""
 
     # -- first half ----------------------------------------------------------------------------------------------------
 
@@ -179,8 +179,11 @@ class Cleaning:
         return header.is_control and header.producer_epoch == epoch
 
     def _note_horizon(self, header: BatchHeader) -> None:
+        """What is past has had its effect in this pass, though the batch may still carry it."""
         horizon = delete_horizon_ms(header)
-        if horizon is not None and (self.next_horizon_ms is None or horizon < self.next_horizon_ms):
+        if horizon is None or horizon <= self._given.now_ms or header.next_offset > self._map.end_offset:
+            return
+        if self.next_horizon_ms is None or horizon < self.next_horizon_ms:
             self.next_horizon_ms = horizon
 
     def _new_horizon(self) -> int:

@@ -318,3 +318,4 @@ class Compactor:
         self.stats.bytes_read += bytes_read
         self.stats.bytes_written += uploads.bytes_written
         self.stats.objects_written += uploads.count
+        log.debug("objects rewritten", read=bytes_read, written=uploads.bytes_written, objects=uploads.count)

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 SEGMENT_MS = 500
-RETENTION_MS = 2_000
+RETENTION_MS = 8_000
 """delete.retention.ms of the topics."""
 AGREE_S = 60.0
 PAUSE_S = 0.5

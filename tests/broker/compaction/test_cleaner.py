@@ -270,6 +270,21 @@ async def test_tombstones_go_without_new_data() -> None:
 
 
 @virtual
+async def test_a_horizon_that_is_past_asks_for_no_further_pass() -> None:
+    rig = a_rig()
+    bench = Bench(rig)
+    async with running(rig) as streams:
+        await bench.open(streams)
+        await bench.produce(("a", "1"), ("b", "1"))
+        await bench.produce(("a", None), ("c", "1"))
+        for _ in range(3):
+            await bench.clean_all()
+            bench.now_ms += 2 * RETENTION_MS
+        assert await bench.read() == [(1, b"b", b"1"), (3, b"c", b"1")]
+        assert await bench.clean_all() == 0
+
+
+@virtual
 async def test_a_log_that_cannot_be_decoded_is_left_alone() -> None:
     rig = a_rig()
     bench = Bench(rig)
