@@ -21,11 +21,7 @@ from tests.broker.handlers_data.virtual_loop import run
 from tests.broker.handoff.world import World
 from tests.broker.partition.batches import batch
 
-SEEDS = (
-    [int(os.environ["TAILRACE_SIM_SEED"])]
-    if "TAILRACE_SIM_SEED" in os.environ
-    else range(int(os.environ.get("N", "4")))
-)
+SEEDS = [int(os.environ["TAILRACE_SIM_SEED"])] if "TAILRACE_SIM_SEED" in os.environ else range(2)
 PARTITIONS = 3
 IN_FLIGHT = 3
 TROUBLE_S = 6.0

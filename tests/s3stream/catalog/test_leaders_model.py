@@ -223,7 +223,7 @@ class LeadersModel(RuleBasedStateMachine):
 
 
 def test_sqlite_behaves_as_the_model() -> None:
-    run_state_machine_as_test(LeadersModel, settings=model_settings(5))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(LeadersModel, settings=model_settings(3))  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.integration
@@ -231,4 +231,4 @@ def test_postgresql_behaves_as_the_model(postgres_server: PostgresServer) -> Non
     class OnPostgres(LeadersModel):
         url = staticmethod(postgres_server.new_database)
 
-    run_state_machine_as_test(OnPostgres, settings=model_settings(4))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(OnPostgres, settings=model_settings(3))  # type: ignore[no-untyped-call]
