@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from s3stream.log_cache import BATCH_OVERHEAD, LogCache, Tail
 
 BATCH = st.tuples(st.integers(0, 2), st.integers(1, 5), st.binary(min_size=1, max_size=40))
-OPERATION = st.one_of(BATCH, st.just("seal"), st.just("commit"))
+OPERATION = st.one_of(BATCH, st.just("seal"), st.just("seal awaited"), st.just("commit"))
 
 
 def open_cache(capacity: int) -> LogCache:
@@ -23,11 +23,14 @@ def open_cache(capacity: int) -> LogCache:
 def test_what_is_not_evicted_is_read_whole_and_in_order(operations: list[object], capacity: int) -> None:
     cache = open_cache(capacity)
     tails = [Tail(stream_id, 1, 0) for stream_id in range(3)]
+    tails[0].awaits_commit = True
     model: list[list[tuple[int, int, bytes]]] = [[], [], []]
     sealed = []
     for operation in operations:
         if operation == "seal" and cache.current.starts:
             sealed.append(cache.seal(0))
+        elif operation == "seal awaited" and cache.current.awaited:
+            sealed.append(cache.seal_awaited(0))
         elif operation == "commit" and sealed:
             cache.commit(sealed.pop(0))
         elif isinstance(operation, tuple):
@@ -37,6 +40,10 @@ def test_what_is_not_evicted_is_read_whole_and_in_order(operations: list[object]
             cache.append(tail, tail.end_offset + count, data, 0)
         assert cache.evicted <= cache.committed, "what is not committed was evicted"
         assert cache.size <= max(capacity, cache.unuploaded_size) + cache.current_size
+        assert cache.unuploaded_size == sum(block.size for block in sealed) + cache.current_size
+        assert cache.current_size == sum(tail.accounted_size(start) for tail, start in cache.current.starts.items())
+        for block in (*sealed, cache.current):
+            assert all(tail.start_offset <= start for tail, start in block.starts.items()), "evicted, yet not committed"
     for tail, batches in zip(tails, model, strict=True):
         for max_size in (1, 50, 10_000):
             for offset in range(tail.end_offset):
