@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from broker.replica_reads.redirects import ENTRIES_MAX, RETURNED_S, STAY_S, Redirects
+from broker.replica_reads.redirects import ENTRIES_MAX, RETURNED_S, STAY_IN_VAIN_S, STAY_S, Redirects
 from broker.replica_reads.selection import (
     AHEAD_COUNT_MAX,
     AHEAD_SIZE_MIN,
@@ -77,16 +77,23 @@ def test_who_comes_back_without_progress_stays_for_a_while() -> None:
     assert redirects.may_send(READER, 5, 100.0)
     assert not redirects.may_send(READER, 5, 101.0)
     assert not redirects.may_send(READER, 6, 102.0), "what it reads here now does not count as progress there"
-    assert not redirects.may_send(READER, 7, 101.0 + STAY_S - 0.1)
-    assert redirects.may_send(READER, 8, 101.0 + STAY_S)
+    assert not redirects.may_send(READER, 7, 101.0 + STAY_IN_VAIN_S - 0.1)
+    assert redirects.may_send(READER, 8, 101.0 + STAY_IN_VAIN_S)
 
 
-def test_who_made_progress_is_sent_again_and_others_are_not_concerned() -> None:
+def test_who_comes_back_soon_stays_for_a_moment_and_others_are_not_concerned() -> None:
     redirects = Redirects()
     assert redirects.may_send(READER, 5, 100.0)
     assert redirects.may_send((8, *READER[1:]), 5, 100.0)
-    assert redirects.may_send(READER, 6, 100.5)
-    assert redirects.may_send(READER, 6, 100.5 + RETURNED_S), "that is long ago"
+    assert not redirects.may_send(READER, 6, 100.5)
+    assert not redirects.may_send(READER, 7, 100.4 + STAY_S)
+    assert redirects.may_send(READER, 8, 100.5 + STAY_S)
+
+
+def test_who_was_away_for_long_is_sent_again_at_once() -> None:
+    redirects = Redirects()
+    assert redirects.may_send(READER, 5, 100.0)
+    assert redirects.may_send(READER, 5, 100.0 + RETURNED_S)
 
 
 def test_the_memory_of_redirects_is_bounded() -> None:
