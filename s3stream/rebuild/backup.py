@@ -28,7 +28,7 @@ CHANGE_DELAY_S = 0.5
 INTERVAL_MIN_S = 5.0
 LOOK_INTERVAL_S = 60.0
 KEPT_COUNT = 8
-LAST_WRITE_S = 5.0
+LAST_WRITE_S = 2.0
 """How long a stopping broker tries to write the last one."""
 
 
