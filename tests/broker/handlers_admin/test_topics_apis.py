@@ -45,7 +45,7 @@ async def test_a_topic_is_created_in_every_version(node: Cluster, version: int) 
     if version >= 5:
         assert (result.num_partitions, result.replication_factor) == (3, 1)
         configs = {each.name: (each.value, each.config_source) for each in result.configs}
-        assert len(configs) == 33
+        assert len(configs) == 34
         assert configs["retention.ms"] == ("5", 1)
         assert configs["segment.bytes"] == ("1073741824", 5)
     if version >= 7:
