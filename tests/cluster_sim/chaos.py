@@ -58,6 +58,7 @@ class Chaos:
         self._faults: list[tuple[int, Callable[[], None]]] = [
             (14, self._kill),
             (12, self._pause),
+            (4, self._kill_in_write),
             (5, self._stop),
             (12, self._partition),
             (3, self._isolate),
@@ -104,6 +105,7 @@ class Chaos:
         for directory in world.disks.directories.values():
             directory.slow_s = directory.stall_share = 0.0
             directory.fails_next = False
+            directory.on_write = None
         for node in world.nodes.values():
             if node.process is not None and node.process.is_paused:
                 node.process.go_on()
@@ -183,6 +185,11 @@ class Chaos:
         self._happened("power lost" if power else "kill", node.host)
         node.kill(power)
         self._restart_later(node)
+
+    def _kill_in_write(self) -> None:
+        node = self._running()
+        if node is not None and node.disk is not None:
+            node.disk.on_write = lambda: self._kill_if_up(node)
 
     def _pause(self, node: Node | None = None) -> None:
         node = node or self._running()

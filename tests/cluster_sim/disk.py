@@ -33,6 +33,8 @@ class Directory(SimDisk):
         self.stall_share = 0.0
         self.base_s = rng.choice((0.00005, 0.0003, 0.002))
         self.fails_next = False
+        self.on_write: Callable[[], None] | None = None
+        """Called in the middle of the next write."""
         self.torn_count = self.failed_count = 0
         self.under_way: dict[Process, list[tuple[SimFile, bytes, int]]] = {}
 
@@ -172,6 +174,10 @@ class ProcessFile:
         entry = (self._file, data, offset)
         under_way = directory.under_way.setdefault(process, [])
         under_way.append(entry)
+
+        if directory.on_write is not None:
+            process.kernel.after(directory.base_s / 2, directory.on_write)
+            directory.on_write = None
 
         def write() -> None:
             under_way.remove(entry)
