@@ -92,6 +92,7 @@ class ClusterLoad:
             yield from partitions.values()
 
     def movable_topics(self, node_id: int) -> Iterator[tuple[UUID, Iterable[PartitionState]]]:
+        """The same by topic, that with the busiest partition first."""
         for topic_id, partitions in self._movable[node_id].items():
             if partitions:
                 yield topic_id, partitions.values()

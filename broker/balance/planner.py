@@ -22,7 +22,6 @@ import heapq
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
-from uuid import UUID
 
 from broker.balance.cluster_load import DIMENSIONS, ClusterLoad
 from broker.balance.model import IDLE, Bounds, BrokerState, Goal, Load, Move, PartitionState
@@ -132,15 +131,17 @@ def _next_for_counts(cluster: ClusterLoad) -> tuple[PartitionState, int] | None:
 def _best_for_counts(cluster: ClusterLoad, source: int, target: int) -> PartitionState | None:
     """Of the topic that is most uneven between the two, for its size; then what makes their loads alike. So whoever is
     new gets of everything, what is busiest first."""
-    uneven: tuple[float, UUID] | None = None
+    uneven = 0.0
     usable: list[PartitionState] = []
     for topic_id, partitions in cluster.movable_topics(source):
         surplus = cluster.led_of_topic[source, topic_id] - cluster.led_of_topic[target, topic_id]
-        rank = -surplus / cluster.partitions_of_topic[topic_id], topic_id
-        if uneven is None or rank < uneven:
-            candidates = (each for each in partitions if cluster.may_be_at(each, target))
-            if found := list(islice(candidates, CANDIDATES_MAX)):
-                uneven, usable = rank, found
+        share = surplus / cluster.partitions_of_topic[topic_id]
+        if usable and (share < uneven or (share == uneven and len(usable) >= CANDIDATES_MAX)):
+            continue
+        found = list(islice((each for each in partitions if cluster.may_be_at(each, target)), CANDIDATES_MAX))
+        if found:
+            usable = usable + found if usable and share == uneven else found
+            uneven = share
 
     def order(partition: PartitionState) -> tuple[object, ...]:
         return not partition.settled, cluster.unevenness(source, target, partition.load), partition.key

@@ -176,6 +176,19 @@ def test_log_dirs_and_cluster_tools(bootstrap: str, topic: str) -> None:
     run("org.apache.kafka.tools.BrokerApiVersionsCommand", "--bootstrap-server", bootstrap)
 
 
+def test_quorum_features_and_unregister_tools(bootstrap: str) -> None:
+    quorum = ("org.apache.kafka.tools.MetadataQuorumCommand", "--bootstrap-server", bootstrap, "describe")
+    status = run(*quorum, "--status")
+    assert re.search(r"LeaderId: +1\n(.*\n)*MaxFollowerLag: +0\n(.*\n)*CurrentVoters: +\[\{\"id\": 1", status)
+    assert "Leader" in run(*quorum, "--replication")
+    features = ("org.apache.kafka.tools.FeatureCommand", "--bootstrap-server", bootstrap)
+    assert "was upgraded to 2" in run(*features, "upgrade", "--feature", "transaction.version=2")
+    unregister = command("org.apache.kafka.tools.ClusterTool", "unregister", "--bootstrap-server", bootstrap, "--id", 1)
+    refused = subprocess.run(unregister, capture_output=True, text=True, timeout=90, check=False)
+    assert refused.returncode == 1
+    assert "stop it first" in refused.stdout + refused.stderr
+
+
 def test_perf_tools_produce_and_consume(bootstrap: str, topic: str) -> None:
     create_topic(bootstrap, topic, partitions=4)
     told = run(

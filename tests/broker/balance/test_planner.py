@@ -189,6 +189,17 @@ def test_a_new_broker_gets_its_share_of_every_topic() -> None:
     assert moves[0].reason == "broker 2 leads 43 partitions, broker 3 0"
 
 
+def test_of_many_small_topics_the_new_broker_gets_busy_and_quiet_ones_alike() -> None:
+    partitions = [
+        PartitionState(topic(number), 0, 1 + number % 2, load=Load(bytes_in=4 * MB) if number % 4 < 2 else IDLE)
+        for number in range(300)
+    ]
+    moves = plan(brokers(1, 2, 3), partitions, Bounds(moves_max=1000))
+    assert len(moves) == 100
+    shares = carried(carried_out(partitions, moves))
+    assert all(abs(share - 200 * MB) <= 20 * MB for share in shares.values())
+
+
 def test_three_partitions_on_three_brokers_are_one_each_and_two_are_left_alone() -> None:
     rested, _ = settle(brokers(1, 2, 3), partitions_of([1, 1, 2]))
     assert led(rested) == {1: 1, 2: 1, 3: 1}
