@@ -13,6 +13,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from bench.broker_process import BrokerFailed, BrokerProcess
 from bench.history import Outcome, check
+from s3stream.catalog.schema import topics
+from s3stream.catalog.snapshot import decode_snapshot
 from s3stream.rebuild.snapshots import SNAPSHOT_PREFIX
 
 from .load import (
@@ -39,15 +41,15 @@ def test_clients_go_on_with_a_catalog_that_was_rebuilt(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with BrokerProcess(data) as broker:
         admin = AdminClient({"bootstrap.servers": broker.address})
-        topics = [NewTopic(name, count, 1, config={"retention.ms": "123456789"}) for name, count in TOPICS.items()]
-        for created in admin.create_topics(topics).values():
+        new = [NewTopic(name, count, 1, config={"retention.ms": "123456789"}) for name, count in TOPICS.items()]
+        for created in admin.create_topics(new).values():
             created.result(30)
         producers = [WatchedProducer(broker.address, TOPICS, f"p{number}", 500) for number in range(2)]
         consumer = WatchedConsumer(broker.address, TOPICS, "g", "c0")
         for client in (*producers, consumer):
             client.start()
         wait_until_acknowledged(producers, 200)
-        wait_for_a_second_snapshot(data / "objects" / SNAPSHOT_PREFIX)
+        wait_until_backed_up(data / "objects" / SNAPSHOT_PREFIX, {*TOPICS, "__consumer_offsets"})
         wait_until_acknowledged(producers, 200)
         broker.kill()
 
@@ -82,9 +84,14 @@ def lose_database(data: Path) -> None:
         file.unlink()
 
 
-def wait_for_a_second_snapshot(folder: Path) -> None:
-    """The first one may be older than the consumers' topic."""
+def wait_until_backed_up(folder: Path, names: set[str]) -> None:
+    """The newest snapshot knows these topics."""
     deadline = time.monotonic() + 30
-    while len(list(folder.glob("*"))) < 2:
+    while True:
+        newest = max(folder.glob("*"), default=None)
+        if newest is not None:
+            snapshot = decode_snapshot(newest.read_bytes())
+            if names <= {row["name"] for row in snapshot.rows(topics)}:
+                return
         assert time.monotonic() < deadline, "metadata is not backed up"
         time.sleep(0.05)
