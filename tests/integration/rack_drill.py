@@ -34,11 +34,11 @@ FILLER = b"." * 2_000
 
 
 class Model:
-    """Of each partition: offset -> (value, whether it was committed; None as long as that is unknown)."""
+    """Of each partition: offset -> (value, whether it was committed)."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.records: list[dict[int, tuple[bytes, bool | None]]] = [{} for _ in range(PARTITIONS)]
+        self.records: list[dict[int, tuple[bytes, bool]]] = [{} for _ in range(PARTITIONS)]
         self.deleted_to = [0] * PARTITIONS
 
 
@@ -58,30 +58,32 @@ class TransactionalWriter(WatchedClient):
         number = 0
         while not self.stopping.is_set():
             places: list[tuple[int, int, bytes]] = []
-            commits = self._chance.random() < 0.66
+            self._producer.begin_transaction()
+            for _ in range(self._chance.randrange(1, 80)):
+                number += 1
+                self._send(f"{self.name}-{number}".encode() + FILLER, places)
+            commits = self._end(self._chance.random() < 0.66)
+            with self._model.lock:
+                for partition, offset, value in places:
+                    self._model.records[partition][offset] = (value, commits)
+
+    def _end(self, commits: bool) -> bool:
+        """Commit or abort the transaction, for as long as it takes; returns which it was."""
+        while True:
             try:
-                self._producer.begin_transaction()
-                for _ in range(self._chance.randrange(1, 80)):
-                    number += 1
-                    self._send(f"{self.name}-{number}".encode() + FILLER, places)
-                left = self._producer.flush(60)
-                assert left == 0
                 if commits:
                     self._producer.commit_transaction(60)
                     self.committed += 1
                 else:
                     self._producer.abort_transaction(60)
+                return commits
             except KafkaException as error:
                 found = error.args[0]
                 assert isinstance(found, KafkaError)
                 if found.txn_requires_abort():
-                    self._producer.abort_transaction(60)
                     commits = False
                 elif not found.retriable():
                     raise
-            with self._model.lock:
-                for partition, offset, value in places:
-                    self._model.records[partition][offset] = (value, commits)
 
     def _send(self, value: bytes, places: list[tuple[int, int, bytes]]) -> None:
         def delivered(error: KafkaError | None, message: Message) -> None:
