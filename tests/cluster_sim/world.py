@@ -38,6 +38,8 @@ CALM_WAIT_MAX_S = 1.5
 """Of a producer, from send to acknowledgement, while partitions move and brokers stop cleanly."""
 LIVENESS_MAX_S = 150.0
 """Failed recoveries and unreadable partitions are tried again after a minute at most."""
+MUTANT_LIVENESS_MAX_S = 20.0
+"""Of a product that is broken on purpose: hardly any history of the whole one needs as much."""
 HISTORY_MAX_S = 900.0
 START_MAX_S = 60.0
 STOP_MAX_S = 120.0
@@ -129,6 +131,7 @@ class World:
         self.producers: list[Producer] = []
         self.readers: list[Reader] = []
         self.is_stopping = False
+        self.liveness_max_s = LIVENESS_MAX_S
         self._client_tasks: list[asyncio.Task[None]] = []
 
     # -- telling ----------------------------------------------------------------------------------------------------
@@ -217,7 +220,7 @@ class World:
             )
 
         started = self.kernel.now
-        if not await self.until(gets_on, LIVENESS_MAX_S):
+        if not await self.until(gets_on, self.liveness_max_s):
             for producer, before in zip(self.producers, counts, strict=True):
                 if producer.acknowledged_count == before:
                     self.violation("stuck", f"{producer.name} on {producer.partition}: {list(producer.errors)}")
@@ -241,7 +244,7 @@ class World:
         clients: list[Client] = [*self.producers, *self.readers]
         for client in clients:
             client.stopping = True
-        if not await self.until(lambda: all(task.done() for task in self._client_tasks), LIVENESS_MAX_S):
+        if not await self.until(lambda: all(task.done() for task in self._client_tasks), self.liveness_max_s):
             waiting = [c.name for c, task in zip(clients, self._client_tasks, strict=True) if not task.done()]
             self.violation("stuck", f"{waiting} are not done: {[list(c.errors) for c in clients]}")
         for task in self._client_tasks:
@@ -339,7 +342,11 @@ def run_history(
     config = structlog.get_config()
     try:
         with mutation or nullcontext():
-            result = _run(World(seed, prints, is_brief, focus), script)
+            world = World(seed, prints, is_brief, focus)
+            if mutation is not None:
+                world.liveness_max_s = MUTANT_LIVENESS_MAX_S
+            result = _run(world, script)
+            del world
         # the last words of dead processes are nobody's business, and not the next history's
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
         gc.collect()
