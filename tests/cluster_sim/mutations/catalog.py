@@ -44,6 +44,11 @@ def _no_epoch_and_no_continuity() -> list[Change]:
     return _stream_epoch_not_checked() + _offsets_not_continuous()
 
 
+@mutation("neither-epoch-checked", "neither the epoch of a broker nor those of streams are checked", ZOMBIES)
+def _neither_epoch_checked() -> list[Change]:
+    return _broker_epoch_not_checked() + _stream_epoch_not_checked()
+
+
 @mutation("open-stream-taken", "streams are opened although another broker has them open and is not recovered", ZOMBIES)
 def _open_stream_taken() -> list[Change]:
     original = s3stream.catalog.streams.open_streams
