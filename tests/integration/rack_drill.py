@@ -103,7 +103,7 @@ class RackReader(WatchedClient):
         super().__init__(f"reader-{rack}")
         self.read = 0
         self.passes = 0
-        self._bootstrap = bootstrap
+        self._servers = bootstrap
         self._model = model
         self._rack = rack
 
@@ -115,7 +115,7 @@ class RackReader(WatchedClient):
     def _read_once(self) -> None:
         consumer = Consumer(
             {
-                "bootstrap.servers": self._bootstrap,
+                "bootstrap.servers": self._servers,
                 "group.id": self.name,
                 "client.rack": self._rack,
                 "isolation.level": "read_committed",
