@@ -11,14 +11,18 @@ import s3stream.catalog.brokers
 import wal.file.reading_along
 import wal.file.segments
 from s3stream.objectstore.slots import StoreSlots
-from tests.cluster_sim.mutations.registry import CUT_OFF, Change, mutation, nothing_async
+from tests.cluster_sim.mutations.registry import Change, mutation, nothing_async
 from tests.cluster_sim.world import Focus
 from wal.api import WalRecord
 from wal.file.log import FileWal
 from wal.object.store import SlotTaken
 
 
-@mutation("lock-not-respected", "a log whose lock is held counts as that of a dead process", CUT_OFF)
+@mutation(
+    "lock-not-respected",
+    "a log whose lock is held counts as that of a dead process",
+    Focus(("isolate", "partition"), (), ("shared",)),
+)
 def _lock_not_respected() -> list[Change]:
     return [(wal.file.reading_along.LogReadAlong, "owner_is_out", property(lambda self: True))]
 
