@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -344,4 +343,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
