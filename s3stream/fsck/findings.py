@@ -37,7 +37,7 @@ MEANINGS: Mapping[str, str] = {
     "beyond-end": "objects reach beyond the end that the catalog has for the stream",
     "orphan": "an object that the catalog does not know: it costs money",
     "newer-than-catalog": "an object with an id that the catalog has not given out yet: the database is older than the "
-    "bucket, and brokers would overwrite it",
+    "bucket, and brokers would overwrite it; nothing is repaired",
     "counter-behind": "the catalog would give out ids that are in use",
     "partition-without-stream": "a partition's stream is not in the catalog: it cannot be opened",
     "stream-without-partition": "a stream that no partition has: what it holds cannot be read",

@@ -45,6 +45,8 @@ ASIDE_SIZE_MAX = 512 << 20
 Filler = Callable[[bool, int, int], Sequence[Batch]]
 """(whether it is a log, start offset, end offset) -> empty batches that cover exactly these offsets."""
 
+_NOT_FOR_REPAIR = ("foreign-bucket", "newer-than-catalog")
+"""The database does not go with the bucket: new objects would get the ids of some that are there."""
 _SUSPECT = ("unreadable-row", "wrong-size", "wrong-range", "overlap")
 
 
@@ -69,7 +71,7 @@ class Repairer:
 
     async def run(self) -> None:
         """Raises BrokerAlive, CatalogError, StoreError."""
-        if any(self._report.of("foreign-bucket")):
+        if any(self._report.of(*_NOT_FOR_REPAIR)):
             return
         self._sort_out()
         await self._suspect_neighbours()

@@ -286,6 +286,18 @@ async def test_what_cannot_be_mended_is_named_and_stays(world: World, damage: Da
     assert await world.keys() == before
 
 
+async def test_a_database_of_yesterday_is_not_repaired_over_objects_of_today(world: World) -> None:
+    _, key, _ = await second(world)
+    today = object_key((await world.catalog.last_object_id()) + 1)
+    await world.store.put(today, [b"what is lost if a repair takes this id"])
+    await world.store.delete_many([key])
+    before = await world.keys()
+    assert {"newer-than-catalog", "missing-object"} <= {found.kind for found in (await world.check()).problems}
+    assert await world.repair() == []
+    assert await world.keys() == before
+    assert bytes(await world.store.get(today)).startswith(b"what is lost")
+
+
 async def test_a_bucket_of_another_cluster_is_not_touched(world: World) -> None:
     await world.store.put("metadata/owner", [b"somebody-else"])
     await object_lost(world)
