@@ -204,7 +204,7 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         catalog = await open_catalog(settings.metadata_url)
         stack.push_async_callback(catalog.close)
         await claim_bucket(store, catalog.cluster_id)
-        await require_newer(store, await catalog.last_object_id())
+        await require_newer(store, catalog.last_object_id)
         backup = MetadataBackup(catalog, store, settings.node_id)
         stack.push_async_callback(backup.stop)
         claim_data_dir(settings.data_dir, catalog.cluster_id, settings.node_id)

@@ -18,7 +18,7 @@ import structlog
 
 from s3stream.catalog.api import CatalogError
 from s3stream.catalog.snapshot import Snapshot, encode_snapshot
-from s3stream.objectstore.api import ObjectExists, ObjectStore, StoreError
+from s3stream.objectstore.api import ObjectStore, StoreError
 from s3stream.rebuild.snapshots import snapshot_key, snapshot_keys
 from s3stream.upload_pipeline import Offload
 
@@ -109,8 +109,7 @@ class MetadataBackup:
             return False
         data = await self._offload(partial(encode_snapshot, snapshot))
         key = snapshot_key(snapshot, self._node_id)
-        with contextlib.suppress(ObjectExists):
-            await self._store.put_if_absent(key, [data])
+        await self._store.put(key, [data])
         self._written = fingerprint
         await self._prune(key)
         return True

@@ -10,11 +10,12 @@ one has the greatest key, the object id the last that was given out by then (bot
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 
 from s3stream.catalog.api import CatalogError
 from s3stream.catalog.schema import OBJECT_ID
 from s3stream.catalog.snapshot import Snapshot, SnapshotUnreadable, decode_snapshot
-from s3stream.objectstore.api import ObjectExists, ObjectMissing, ObjectStore
+from s3stream.objectstore.api import ObjectExists, ObjectMissing, ObjectStore, StoreUnreachable
 
 OWNER_KEY = "metadata/owner"
 SNAPSHOT_PREFIX = "metadata/snapshots/"
@@ -34,6 +35,12 @@ async def claim_bucket(store: ObjectStore, cluster_id: str) -> None:
             return
         except ObjectExists:
             owner = await bucket_owner(store)
+        except StoreUnreachable:
+            # some stores know no conditional PUT, which nothing but a log of objects needs
+            owner = await bucket_owner(store)
+            if owner is None:
+                await store.put(OWNER_KEY, [cluster_id.encode("ascii")])
+                return
     if owner != cluster_id:
         raise ForeignBucket(
             f"the objects belong to cluster {owner}, the metadata is of cluster {cluster_id}: use that cluster's "
@@ -53,12 +60,13 @@ def snapshot_key(snapshot: Snapshot, node_id: int) -> str:
     return f"{SNAPSHOT_PREFIX}{snapshot.taken_at_ms:016x}-{snapshot.counter(OBJECT_ID):016x}-{node_id}"
 
 
-async def require_newer(store: ObjectStore, last_object_id: int) -> None:
+async def require_newer(store: ObjectStore, last_object_id: Callable[[], Awaitable[int]]) -> None:
     """Refuse a database that is older than what the bucket knows of it: ids would be given out twice, and objects
-    overwritten. Raises ForeignBucket, StoreError."""
+    overwritten. Raises ForeignBucket, StoreError, CatalogError."""
     keys = await snapshot_keys(store)
     known = max((int(key.removeprefix(SNAPSHOT_PREFIX).split("-")[1], 16) for key in keys), default=0)
-    if known > last_object_id:
+    # asked after the listing: other brokers take ids and write snapshots meanwhile
+    if known > await last_object_id():
         raise ForeignBucket(
             "the metadata database is older than the objects (restored from a backup?), and brokers would overwrite "
             "some: make a new one with tailrace rebuild-catalog"

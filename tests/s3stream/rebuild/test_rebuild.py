@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -20,6 +20,8 @@ from s3stream.catalog.schema import BROKER_EPOCH, OBJECT_ID, PRODUCER_ID, STREAM
 from s3stream.catalog.snapshot import Snapshot, SnapshotUnreadable, decode_snapshot, encode_snapshot
 from s3stream.fsck.checking import Checker, Depth, no_progress
 from s3stream.object.writer import build_object
+from s3stream.objectstore.api import ObjectMeta, StoreUnreachable
+from s3stream.objectstore.memory import MemoryStore
 from s3stream.rebuild.log_streams import FoundLog
 from s3stream.rebuild.rebuilding import NotEmpty, Rebuilder, Rebuilt
 from s3stream.rebuild.snapshots import (
@@ -33,6 +35,7 @@ from s3stream.recovery import recover_wal
 from tests.s3stream.fsck.world import END, NODE, OBJECT_BATCHES, TOPIC, World, payload
 from tests.s3stream.sim.world import inline
 from wal import fence_wal
+from wal.api import Buffer
 from wal.memory import forget
 
 SPAN = OBJECT_BATCHES * 2
@@ -262,9 +265,40 @@ async def test_a_bucket_has_one_owner(world: World) -> None:
 async def test_a_database_of_yesterday_is_refused(world: World) -> None:
     await save(world)
     last = await world.catalog.last_object_id()
-    await require_newer(world.store, last)
+
+    async def yesterday() -> int:
+        return last - 1
+
+    await require_newer(world.store, world.catalog.last_object_id)
     with pytest.raises(ForeignBucket, match="older"):
-        await require_newer(world.store, last - 1)
+        await require_newer(world.store, yesterday)
+    await world.storage.close()
+
+
+async def test_a_snapshot_of_another_broker_during_a_start_refuses_nobody(world: World) -> None:
+    class Slow(MemoryStore):
+        """Another broker takes ids and writes a snapshot while it is listed."""
+
+        async def list(self, prefix: str) -> AsyncIterator[ObjectMeta]:
+            await world.catalog.prepare_objects(NODE, world.epoch, 10)
+            await save(world)
+            async for meta in world.store.list(prefix):
+                yield meta
+
+    await require_newer(Slow(), world.catalog.last_object_id)
+    await world.storage.close()
+
+
+async def test_a_store_without_conditional_puts_is_claimed_too(world: World) -> None:
+    class Plain(MemoryStore):
+        async def put_if_absent(self, key: str, pieces: Sequence[Buffer]) -> None:
+            raise StoreUnreachable("NotImplemented: a header implies functionality that is not implemented")
+
+    store = Plain()
+    for _ in range(2):
+        await claim_bucket(store, world.cluster_id)
+    with pytest.raises(ForeignBucket):
+        await claim_bucket(store, "another")
     await world.storage.close()
 
 
