@@ -9,10 +9,10 @@ serve: $(VENV)/.serve
 	$(BIN)/tailrace serve $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not integration and not interop" $(ARGS)
+	$(BIN)/python -m pytest -m "not integration and not interop" -n 2 $(ARGS)
 	@echo "building the drivers of the foreign clients (once; a minute)"
 	@$(BIN)/python -m tests.interop.clients
-	$(BIN)/python -m pytest -m "integration or interop" -n 2 $(ARGS)
+	$(BIN)/python -m pytest -m "integration or interop" -n 3 $(ARGS)
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not integration and not interop" $(ARGS)

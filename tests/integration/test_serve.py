@@ -90,7 +90,9 @@ def test_a_data_dir_of_another_node_cluster_or_format_is_one_line(tmp_path: Path
         broker.terminate()
     assert "belongs to node 1" in serve_fails(tmp_path, "--node-id", "2")
     other = f"sqlite:///{tmp_path / 'other.db'}"
-    assert "belongs to cluster" in serve_fails(tmp_path, "--metadata", other)
+    assert "objects belong to cluster" in serve_fails(tmp_path, "--metadata", other)
+    elsewhere = ["--metadata", other, "--objects", f"file://{tmp_path / 'objects'}"]
+    assert "belongs to cluster" in serve_fails(tmp_path, *elsewhere)
     (tmp_path / "data" / "meta.json").write_text('{"format": 99}')
     assert "newer" in serve_fails(tmp_path)
 
