@@ -126,7 +126,8 @@ class Supervisor:
         for number in (*_STOPS, signal.SIGCHLD):
             signal.signal(number, self._signalled)
         for node in self._nodes.values():
-            self._start(node)
+            if not self._stopping:
+                self._start(node)
         with selectors.DefaultSelector() as selector:
             for end in (self._lines_end, self._wakeup):
                 selector.register(end, selectors.EVENT_READ)

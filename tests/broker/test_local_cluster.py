@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
-from broker.local_cluster import broker_settings
+from broker.local_cluster import Node, Supervisor, broker_settings
 from broker.settings import SettingsError, load_settings
 
 
@@ -49,3 +50,19 @@ def test_the_number_comes_from_the_environment_and_the_file_too(tmp_path: Path) 
     file.write_text("brokers = 2\n")
     assert load_settings({}, {}, file).brokers == 2
     assert load_settings({}, {"TAILRACE_BROKERS": "4"}, file).brokers == 4
+
+
+def test_a_stop_while_brokers_are_started_starts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = {each.node_id: Node(each) for each in broker_settings(load_settings({"brokers": "3"}, {}, None))}
+    supervisor = Supervisor(nodes)
+    started = []
+
+    def start(self: Supervisor, node: Node) -> None:
+        started.append(node.settings.node_id)
+        supervisor._signalled(signal.SIGTERM, None)
+
+    monkeypatch.setattr(Supervisor, "_start", start)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(signal, "set_wakeup_fd", lambda end: -1)
+    assert supervisor.run() == 0
+    assert started == [1]
