@@ -25,6 +25,7 @@ import structlog
 
 from broker.cluster.image import MetadataImage
 from broker.handoff.parking import Parked, Parking
+from broker.handoff.refused import RefusedBatches
 from broker.leadership import find_partition
 from broker.partition.inspection import InspectionBudget
 from broker.partition.opening import RecoveredState, empty_state, recover_state
@@ -68,6 +69,7 @@ class Partitions:
         self._watchers: dict[str, tuple[Watcher, Watcher]] = {}
         self._departing: dict[tuple[str, int], Partition] = {}
         self._parking = Parking()
+        self.refused = RefusedBatches(image)
         self._offline: dict[UUID, set[int]] = {}
         """Partitions that are to be tried again."""
         self._follows_new_topics = False
@@ -254,6 +256,9 @@ class Partitions:
 
     def _name(self, partition: Partition) -> None:
         key = (partition.topic, partition.index)
+        now_ms = self._now_ms()
+        for header in self.refused.take(partition.topic, partition.topic_id, partition.index, now_ms):
+            partition.expect(header, now_ms)
         self._by_name[key] = partition
         # before anybody else comes to it
         self._parking.release(key)
@@ -304,7 +309,7 @@ class Partitions:
     def _gone(self, partition: Partition, topic_id: UUID) -> None:
         """It was handed over: its streams are closed in the catalog, and may be open elsewhere."""
         self._remove(partition, topic_id)
-        partition.stop()
+        partition.abandon()
         self._storage.release_streams(partition.streams)
 
     def _release_parked(self) -> None:
@@ -326,7 +331,7 @@ class Partitions:
             self._spawn(self._open_followed(missing))
         self._release_parked()
         if any(kind == "broker" for kind, _ in changes.configs):
-            for partition in self._by_name.values():
+            for partition in (*self._by_name.values(), *self._departing.values()):
                 partition.set_config(self._image.topic_config(partition.topic))
 
     def _topic_deleted(self, topic_id: UUID) -> None:
@@ -346,6 +351,8 @@ class Partitions:
                 # it may be back already, under another epoch
                 if (info.leader, info.leader_epoch) != (self._node_id, partition.leader_epoch):
                     self._gone(partition, topic.topic_id)
+                else:
+                    partition.set_config(config)
                 continue
             if info.leader != self._node_id:
                 self._remove(partition, topic.topic_id)

@@ -15,6 +15,8 @@ v3-v13. v5 log start offset; v7 zstd; v8 per-record errors (KIP-467); v9 flexibl
 * Only the broker writes to internal topics: INVALID_TOPIC_EXCEPTION.
 * A batch for a partition that is being handed over, or taken over, waits until it is known where it is led; the batches
   behind it in the partition wait too. The other partitions of the request do not.
+* If a partition opens here behind a batch that was refused, what its producer sent after that one is
+  OUT_OF_ORDER_SEQUENCE_NUMBER until it has come again (`broker.handoff.refused`): Kafka would take it for the first.
 * Full or failed storage is KAFKA_STORAGE_ERROR, which clients retry. What was appended before that, or before this
   broker was replaced, is NOT_ENOUGH_REPLICAS_AFTER_APPEND: its outcome is unknown here, and a new leader may have it.
   With NOT_LEADER_OR_FOLLOWER, as Kafka answers, librdkafka takes it for lost and may send its records in other batches,
@@ -309,7 +311,7 @@ def _append(
         return False
     partition = services.partitions.get(name, data.index)
     if partition is None:
-        if may_park:
+        if may_park and services.partitions.in_transit(name, data.index):
             again = partial(
                 _append, services, topic, name, data, answer, pending, acks, now_ms, zstd, may_write_internal,
                 transaction, may_park=False,
@@ -318,6 +320,8 @@ def _append(
                 pending.has_parked = True
                 pending.part_begun()
                 return True
+        else:
+            services.partitions.refused.note(name, topic.topic_id, data.index, data.records, now_ms)  # type: ignore[arg-type]
         _fail(answer, _absence(services, topic, name, data.index), None)
         return False
     if topic.topic_id not in (ZERO_UUID, partition.topic_id):

@@ -2,6 +2,7 @@
 
     parking.py     requests that wait for a partition on its way
     arrival.py     the same for handlers that are tasks
+    refused.py     what producers were told to send again comes first when the partition opens
     mover.py       the leader's side: follows the targets that the catalog gives, hands over
     announcing.py  tells the targets
     leaving.py     where everything goes when this broker stops

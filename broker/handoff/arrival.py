@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 async def arrived(partitions: Partitions, keys: Iterable[tuple[str, int]]) -> None:
     """Return when each of them has arrived, or will not, or is not waited for any longer."""
+    waiting = []
     for topic, index in keys:
         settled = asyncio.Event()
         if partitions.park(topic, index, settled.set):
-            await settled.wait()
+            waiting.append(settled)
+    for settled in waiting:
+        await settled.wait()

@@ -152,7 +152,7 @@ class Partition(LogView):
         try:
             header = rules.check(records, now_ms, zstd)
         except BatchPostponed as error:
-            self._expect(error.header, now_ms)
+            self.expect(error.header, now_ms)
             raise
         stream = self._log
         count = header.last_offset_delta + 1
@@ -177,7 +177,7 @@ class Partition(LogView):
         try:
             self._append(records, base_offset, count, timestamp)
         except StorageFull:
-            self._expect(header, timestamp)
+            self.expect(header, timestamp)
             raise
         if entry is not None:
             entry.add(header.base_sequence, count, base_offset, timestamp)
@@ -191,7 +191,7 @@ class Partition(LogView):
             self._save_at_interval(now_ms)
         return Appended(base_offset, base_offset + count, append_time)
 
-    def _expect(self, header: BatchHeader, timestamp: int) -> None:
+    def expect(self, header: BatchHeader, timestamp: int) -> None:
         """This batch will come again: what is on its way behind it, of the same producer, must not come before it."""
         if header.producer_id != NO_PRODUCER_ID:
             self.producers.expect(header.producer_id, header.producer_epoch, header.base_sequence, timestamp)
@@ -417,6 +417,11 @@ class Partition(LogView):
         """Accept nothing more. What was appended is still acknowledged when it becomes durable."""
         self.closed = True
         self.interrupt_fetches()
+
+    def abandon(self) -> None:
+        """Its streams are somebody else's by now: what is not durable yet has an outcome that nobody here can tell."""
+        self.closed = True
+        self._waiters.fail(StreamClosed(f"{self.topic}-{self.index} is led elsewhere"))
 
     async def close(self, now_ms: int) -> None:
         """Save the state, wait for the tail, close both streams."""

@@ -7,6 +7,7 @@ ended meanwhile.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from broker.partition.errors import PartitionError
 from broker.partition.verification import NOT_REQUIRED, VerificationGuard
 from broker.verification.codes import Support, produce_refusal, produce_support
 from broker.verification.verification import TopicPartition, Transaction, Verdicts
-from protocol.errors import ErrorCode
+from protocol.errors import ErrorCode, InvalidBatch
+from protocol.records import validate_batches
 from protocol.records.header import ATTRIBUTES_POSITION, HEADER_SIZE, TRANSACTIONAL
 
 if TYPE_CHECKING:
@@ -102,8 +104,10 @@ class ProduceTransaction:
 
     def append(self, partition: Partition, records: memoryview, now_ms: int, zstd: bool) -> Appended:
         """As `Partition.append_as_leader`. A partition that was opened since its batch was looked at knows nothing of a
-        verification; the producer comes again."""
+        verification; the producer comes again, with this batch first."""
         if partition not in self._looked_at:
+            with suppress(InvalidBatch):
+                partition.expect(validate_batches(records), now_ms)
             raise PartitionError(ErrorCode.NOT_LEADER_OR_FOLLOWER, "the partition was opened again meanwhile")
         if self._failed and (error := self._failed.get(partition)) is not None:
             raise error

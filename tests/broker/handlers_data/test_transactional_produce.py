@@ -360,6 +360,22 @@ async def test_a_partition_opened_between_question_and_answer_is_to_be_tried_aga
     assert (node.log(topic).next_offset, node.log(other).next_offset) == (0, 1)
 
 
+async def test_a_partition_that_opens_in_between_does_not_begin_with_a_later_batch() -> None:
+    node = TransactionNode()
+    topic = await node.topic("t")
+    await node.partitions.close_topic(topic.topic_id)
+    first = node.send(("t", txn()), version=TV1)
+    await node.partitions.open_topic(topic)
+    assert node.codes(first) == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
+    codes = []
+    for sequence in (1, 0, 1):
+        result = node.send(("t", txn(sequence)), version=TV1)
+        if not result.done and node.log(topic).next_offset == 0:
+            await node.coordinator.answer()
+        codes += node.codes(result)
+    assert codes == [ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode.NONE, ErrorCode.NONE]
+
+
 async def test_batches_cut_short_are_refused_without_asking_anybody() -> None:
     node = TransactionNode()
     await node.topic("t")

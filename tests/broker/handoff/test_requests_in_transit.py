@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from broker import partitions as partitions_module
-from broker.handlers import list_offsets
+from broker.handlers import list_offsets, produce
+from broker.handoff import parking as parking_module
 from broker.handoff.parking import WAIT_MAX_S
+from broker.handoff.refused import KEPT_MS, PLACES_MAX, PRODUCERS_MAX
 from broker.partition.partition import Partition
 from broker.request import Refused
 from protocol.errors import ErrorCode
 from protocol.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from s3stream.api import ObjectCorrupt
 from s3stream.catalog.api import BrokerInfo, TopicInfo
-from tests.broker.handlers_data.node import NODE_ID, Node, answer, context, fetched, outcome
+from tests.broker.handlers_data.node import NODE_ID, NOW_MS, Node, answer, context, fetched, outcome
 from tests.broker.handlers_data.virtual_loop import run
 from tests.broker.partition.batches import batch
 from tests.broker.partition.fake_stream import FakeStream
@@ -238,6 +241,120 @@ async def test_one_that_comes_back_before_that_was_noticed_is_opened_anew() -> N
     assert again.leader_epoch == 7
 
 
+@in_virtual_time
+async def test_what_is_not_durable_when_somebody_else_took_it_is_answered() -> None:
+    away = await traveller()
+    appended = away.node.produce("t")
+    away.hold()
+    await away.handed_over()
+    assert error_of(appended) == ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND
+
+
+@in_virtual_time
+async def test_configs_that_change_while_it_is_held_count_when_it_goes_on() -> None:
+    away = await traveller()
+    partition = away.hold()
+    away.topic = replace(away.topic, configs={"retention.ms": "77"})
+    await away.learn()
+    away.node.partitions.go_on(partition)
+    assert partition.config.retention_ms == 77
+
+
+# -- a producer that is new -------------------------------------------------------------------------------------------
+def sequenced(sequence: int, *, epoch: int = 0, producer_id: int = 7) -> bytearray:
+    return batch([b"v"], producer_id=producer_id, epoch=epoch, sequence=sequence)
+
+
+def stays_in_order(node: Node, refused: int, behind: int) -> None:
+    """What was sent behind a refused batch is not appended before it."""
+    assert node.appended("t", sequenced(behind)).error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    assert node.appended("t", sequenced(refused)).error_code == 0
+    assert node.appended("t", sequenced(behind)).error_code == 0
+
+
+@in_virtual_time
+async def test_a_new_producers_pipeline_stays_in_order_if_this_broker_begins_to_lead_behind_its_first_batch() -> None:
+    here = await traveller(leader=OTHER)
+    for sequence in (0, 1):
+        assert error_of(here.node.produce("t", sequenced(sequence))) == ErrorCode.NOT_LEADER_OR_FOLLOWER
+    await here.learn(leader=NODE_ID, leader_epoch=6)
+    await here.settled()
+    stays_in_order(here.node, refused=0, behind=1)
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_a_new_producers_pipeline_stays_in_order_if_its_topic_becomes_known_behind_its_first_batch(by_id: bool) -> None:
+    async def main() -> None:
+        node = Node()
+        made = node.topic_info("t")
+        data = PartitionProduceData(index=0, records=memoryview(sequenced(0)))
+        named = {"topic_id": made.topic_id.bytes} if by_id else {"name": "t"}
+        request = ProduceRequest(acks=-1, topic_data=[TopicProduceData(**named, partition_data=[data])])  # type: ignore[arg-type]
+        code = error_of(produce.handle(node.services, context(0, 13 if by_id else 12), request))
+        assert code == (ErrorCode.UNKNOWN_TOPIC_ID if by_id else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+        await node.learn({made.topic_id: made})
+        await node.partitions.open_topic(made)
+        stays_in_order(node, refused=0, behind=1)
+
+    run(main())
+
+
+@in_virtual_time
+async def test_a_new_producers_pipeline_stays_in_order_if_its_first_batch_was_parked_for_too_long() -> None:
+    here = await traveller(leader=OTHER, target=NODE_ID)
+    first = here.node.produce("t", sequenced(0))
+    await asyncio.sleep(WAIT_MAX_S * 1.1)
+    behind = here.node.produce("t", sequenced(1))
+    again = here.node.produce("t", sequenced(0))
+    await here.learn(leader=NODE_ID, leader_epoch=6, target=None)
+    await here.settled()
+    here.node.storage.flush()
+    codes = [error_of(each) for each in (first, behind, again)]
+    assert codes == [ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, 0]
+
+
+def test_what_finds_no_room_does_not_come_before_what_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parking_module, "PARKED_MAX", 1)
+
+    async def main() -> None:
+        here = await traveller(leader=OTHER, target=NODE_ID)
+        parked, refused = (here.node.produce("t", sequenced(sequence)) for sequence in (0, 1))
+        assert error_of(refused) == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        await here.learn(leader=NODE_ID, leader_epoch=6, target=None)
+        await here.settled()
+        here.node.storage.flush()
+        assert error_of(parked) == 0
+        assert here.node.appended("t", sequenced(1)).error_code == 0
+
+    run(main())
+
+
+@in_virtual_time
+async def test_a_producer_that_began_anew_is_expected_with_its_new_epoch() -> None:
+    here = await traveller(leader=OTHER)
+    here.node.produce("t", sequenced(3))
+    here.node.produce("t", sequenced(0, epoch=1))
+    await here.learn(leader=NODE_ID, leader_epoch=6)
+    await here.settled()
+    assert here.node.appended("t", sequenced(1, epoch=1)).error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    assert here.node.appended("t", sequenced(0, epoch=1)).error_code == 0
+
+
+@in_virtual_time
+async def test_refused_batches_are_forgotten_after_a_while_and_never_many() -> None:
+    node = Node()
+    refused = node.partitions.refused
+    for index in range(PLACES_MAX + 5):
+        node.produce("t", sequenced(0), index=index)
+    node.produce("t", b"no batch")
+    node.produce("t", batch())
+    assert len(refused) == PLACES_MAX
+    for producer_id in range(PRODUCERS_MAX + 5):
+        node.produce("u", sequenced(0, producer_id=producer_id))
+    assert len(refused.take("u", bytes(16), 0, NOW_MS)) == PRODUCERS_MAX
+    assert not refused.take("t", bytes(16), PLACES_MAX, NOW_MS + KEPT_MS)
+
+
 # -- here -------------------------------------------------------------------------------------------------------------
 @in_virtual_time
 async def test_what_comes_early_waits_until_the_partition_is_open() -> None:
@@ -357,3 +474,16 @@ def test_nobody_comes_before_those_who_wait_for_an_arrival(monkeypatch: pytest.M
         await here.node.partitions.close_all()
 
     run(main())
+
+
+@in_virtual_time
+async def test_offsets_of_many_partitions_that_do_not_arrive_are_waited_for_together() -> None:
+    here = await traveller(leader=OTHER, target=NODE_ID)
+    arriving = tuple(replace(each, target=NODE_ID) for each in here.topic.partitions)
+    await here.node.learn({here.topic.topic_id: replace(here.topic, partitions=arriving)})
+    wanted = [ListOffsetsPartition(partition_index=index, timestamp=-1) for index in range(2)]
+    request = ListOffsetsRequest(topics=[ListOffsetsTopic(name="t", partitions=wanted)])
+    async with asyncio.timeout(WAIT_MAX_S * 1.1):
+        response = await answer(list_offsets.handle(here.node.services, context(2, 7), request))
+    codes = [each.error_code for each in response.topics[0].partitions]
+    assert codes == [ErrorCode.NOT_LEADER_OR_FOLLOWER] * 2
