@@ -65,7 +65,7 @@ class Tail:
         self.awaits_commit = False
         """What is appended is confirmed by its commit: it does not wait for the block to be full or old."""
         self.discarded = False
-        """The stream was fenced: nothing of it is to be uploaded any more."""
+        """The stream was fenced or let go: nothing of it is to be uploaded any more."""
 
     @property
     def start_offset(self) -> int:

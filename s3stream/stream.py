@@ -289,6 +289,7 @@ class S3Stream:
         """The stream may be open elsewhere: its part of memory is not its truth any more."""
         self._refusal = StreamClosed(f"stream {self.stream_id} is closed")
         self.committed.fail(self._refusal)
+        self.tail.discarded = True
         self.tail.clear()
         self.committed_ranges = CommittedRanges()
         self.on_confirmed = self.on_failed = None

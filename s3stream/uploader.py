@@ -146,10 +146,12 @@ class Uploader:
         return parts
 
     async def _finish(self, block: Block, parts: list[StreamPart], result: UploadResult) -> None:
-        for stream_id in result.fenced_stream_ids:
-            if (stream := self._streams.get(stream_id)) is not None:
-                stream.fail(StreamFenced(f"stream {stream_id} was opened by somebody else"))
         by_id = {part.stream_id: part for part in parts}
+        for stream_id in result.fenced_stream_ids:
+            stream = self._streams.get(stream_id)
+            # it may be back already, under another epoch
+            if stream is not None and stream.epoch == by_id[stream_id].epoch:
+                stream.fail(StreamFenced(f"stream {stream_id} was opened by somebody else"))
         for number, (found, ref) in enumerate(result.committed, 1):
             part = by_id[found.stream_id]
             stream = self._streams.get(found.stream_id)

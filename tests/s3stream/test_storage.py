@@ -299,6 +299,39 @@ async def test_a_stream_opened_by_somebody_else_fails_alone() -> None:
 
 
 @virtual
+async def test_what_a_stream_still_had_when_it_was_released_is_nobodys_trouble() -> None:
+    rig = Rig()
+    async with running(rig) as (released, kept):
+        released.append(b"x", 1, 0)
+        kept.append(b"y", 1, 0)
+        rig.storage.release_streams([released])
+        streams = rig.memory_catalog.streams
+        streams[released.stream_id] = dataclasses.replace(streams[released.stream_id], open=False)
+        await asyncio.sleep(2)
+        assert rig.storage.failed is None
+        assert kept.committed_offset == 1
+        assert streams[released.stream_id].end_offset == 0
+
+
+@virtual
+async def test_an_upload_that_was_fenced_says_nothing_about_a_later_opening() -> None:
+    rig = Rig()
+    async with running(rig) as (former, _):
+        rig.store_faults.down = True
+        former.append(b"x", 1, 0)
+        await asyncio.sleep(2)
+        rig.storage.release_streams([former])
+        streams = rig.memory_catalog.streams
+        streams[former.stream_id] = dataclasses.replace(streams[former.stream_id], open=False)
+        [again] = await rig.storage.open_streams([former.stream_id])
+        rig.store_faults.down = False
+        await asyncio.sleep(10)
+        again.append(b"y", 1, 0)
+        await again.wait_committed(1)
+        assert await read_all(again) == b"y"
+
+
+@virtual
 async def test_a_fenced_broker_stops_appending_and_commits_nothing() -> None:
     rig = Rig()
     async with running(rig) as (stream, _):
