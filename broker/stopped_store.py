@@ -17,7 +17,7 @@ from broker.wal_address import fence_log, is_sealed_by_looking
 from protocol.records import build_batch
 from s3stream.catalog.database import Database
 from s3stream.catalog.opening import open_database
-from s3stream.catalog.schema import brokers
+from s3stream.catalog.schema import ACTIVE, brokers
 from s3stream.catalog.snapshot import Snapshot
 from s3stream.fsck.logs import BrokerLog
 from s3stream.fsck.tables import BrokerRow, Tables, load_tables
@@ -29,6 +29,7 @@ from wal import fence_wal
 from wal.api import RecoverableWal, WalError, WalForeign, WalLocked, WalOfAnotherEpoch, WalUnreachable
 
 LEASE_CHECK_S = 0.5
+CONNECT_TIMEOUT_S = 2.0
 OFFSETS_MAX = 1 << 31
 """Offsets that one batch can cover."""
 _NO_TIMESTAMP = -1
@@ -78,22 +79,35 @@ def _may_hold_more(tables: Tables, broker: BrokerRow) -> bool:
 
 async def _require_out(broker: BrokerRow) -> None:
     name = f"node {broker.node_id} at {broker.address}"
-    if not await _require_free(broker.wal_url, name) and broker.is_leased:
+    # on another machine the same address is another log
+    if await _require_free(broker.wal_url, name) != broker.epoch and broker.is_leased:
         raise StoreInUse(f"{name} holds its lease: stop all brokers first (after a crash, wait 10 s)")
 
 
-async def _require_free(wal_url: str, name: str) -> bool:
-    """Whether its owner is out for certain. The lock is taken for a moment, which changes nothing."""
+async def _require_free(wal_url: str, name: str) -> int | None:
+    """The broker epoch whose owner is out for certain, by this log. The lock is taken for a moment, which changes
+    nothing."""
     if is_sealed_by_looking(wal_url):
-        return False
+        return None
     try:
         wal = await fence_wal(wal_url)
     except WalLocked:
         raise StoreInUse(f"{name} is running on {wal_url}: stop all brokers first") from None
     except WalError:
-        return False
+        return None
     await wal.close()
-    return wal.owner_is_out
+    return wal.epoch if wal.owner_is_out else None
+
+
+async def _require_silent(node_id: int, host: str, port: int) -> None:
+    """There is no lease to ask for when the database is lost, and a living broker would lose its log by the look."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return
+    writer.close()
+    raise StoreInUse(f"node {node_id} answers at {host}:{port}: stop all brokers first")
 
 
 async def _wait_for_leases(database: Database, waiting: Callable[[str], None]) -> None:
@@ -121,17 +135,24 @@ async def find_logs(stack: AsyncExitStack, settings: Settings, snapshot: Snapsho
 
     Raises StoreInUse, WalCorrupt.
     """
-    urls = {row["wal_url"]: row["node_id"] for row in sorted(snapshot.rows(brokers), key=lambda row: int(row["epoch"]))}
+    registered = sorted(snapshot.rows(brokers), key=lambda row: int(row["epoch"]))
+    urls = {row["wal_url"]: row["node_id"] for row in registered}
     urls.setdefault(settings.wal_url, settings.node_id)
+    # several machines may have a log each at the same address: the one that is here says by its epoch whose it is
+    nodes = {row["epoch"]: row["node_id"] for row in registered}
     found = []
     for url, node_id in urls.items():
         await _require_free(url, f"node {node_id}")
+        if is_sealed_by_looking(url):
+            for row in registered:
+                if row["wal_url"] == url and row["state"] == ACTIVE:
+                    await _require_silent(row["node_id"], row["host"], row["port"])
         try:
             wal = await _open_whatever_epoch(url, snapshot.cluster_id)
         except (WalUnreachable, WalForeign):
             continue
         stack.push_async_callback(wal.close)
-        found.append(FoundLog(node_id, url, wal))
+        found.append(FoundLog(nodes.get(wal.epoch, node_id), url, wal))
     return found
 
 
