@@ -49,8 +49,12 @@ class Hedge:
         """None: no second request."""
         return self._delay_s if self._tokens >= 1.0 else None
 
-    def spend(self) -> None:
+    def spend(self) -> bool:
+        """Whether a second request may be made now: others that began with this one may have used it up."""
+        if self._tokens < 1.0:
+            return False
         self._tokens -= 1.0
+        return True
 
 
 class HedgingStore:
@@ -87,10 +91,10 @@ class HedgingStore:
         requests = {first}
         try:
             done, _ = await asyncio.wait(requests, timeout=delay_s)
-            if not done:
-                self._hedge.spend()
+            if not done and self._hedge.spend():
                 self.hedged += 1
                 requests.add(asyncio.ensure_future(self._store.get_range(key, start, end)))
+            if not done:
                 done, _ = await asyncio.wait(requests, return_when=asyncio.FIRST_COMPLETED)
                 if len(done) == 1 and len(requests) == 2 and next(iter(done)).exception() is not None:
                     # the other one may still make it

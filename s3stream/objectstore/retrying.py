@@ -100,6 +100,7 @@ class RetryingStore:
                 self._circuit.failed(self._clock())
                 # The last failure is decided too, before it is raised.
                 if await self._is_stored(key, pieces):
+                    self._answered()
                     return
                 if not self._may_repeat(attempt):
                     raise

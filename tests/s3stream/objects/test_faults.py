@@ -13,7 +13,7 @@ from s3stream.objectstore import open_store
 from s3stream.objectstore.api import ObjectMissing, StoreAddressInvalid, StoreUnreachable
 from s3stream.objectstore.budget import BUDGET_MAX, FAILURES_MAX, PROBE_INTERVAL_S, Circuit, RetryBudget
 from s3stream.objectstore.faults import FaultyStore, parse_rules
-from s3stream.objectstore.hedging import LATEST_COUNT_MIN, Hedge, HedgingStore
+from s3stream.objectstore.hedging import DELAY_MIN_S, LATEST_COUNT_MIN, Hedge, HedgingStore
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.objectstore.meter import MeteredStore, StoreMeter
 from s3stream.objectstore.retrying import ATTEMPTS_MAX, RetryingStore
@@ -181,6 +181,14 @@ async def test_a_store_that_is_down_is_asked_once_a_second() -> None:
     await retrying.put("k", [b"x"])  # the first answer closes the circuit
 
 
+async def test_answers_that_are_lost_do_not_stop_a_store_that_has_them() -> None:
+    store, memory, clock = faulty("put lost")
+    retrying = RetryingStore(store, sleep=no_sleep, clock=clock)
+    for number in range(3 * FAILURES_MAX):
+        await retrying.put(str(number), [b"x"])
+    assert len([meta async for meta in memory.list("")]) == 3 * FAILURES_MAX
+
+
 def test_retries_are_earned_by_answers() -> None:
     budget = RetryBudget()
     assert sum(budget.take() for _ in range(1000)) == BUDGET_MAX
@@ -229,13 +237,33 @@ async def test_a_slow_get_is_asked_for_again_and_the_first_answer_counts() -> No
     assert (store.hedged, store.won, slow.gets) == (1, 1, 42)
 
 
+async def test_a_store_that_is_slow_for_many_at_once_is_not_asked_twice_by_all() -> None:
+    class Slow(MemoryStore):
+        delay_s = 0.0
+        gets = 0
+
+        async def get_range(self, key: str, start: int, end: int) -> Buffer:
+            self.gets += 1
+            await asyncio.sleep(self.delay_s)
+            return await super().get_range(key, start, end)
+
+    slow = Slow()
+    await slow.put("k", [b"0123456789"])
+    store = HedgingStore(slow)
+    for _ in range(40):
+        await store.get_range("k", 0, 10)
+    slow.gets, slow.delay_s = 0, 2 * DELAY_MIN_S
+    found = await asyncio.gather(*(store.get_range("k", 0, 10) for _ in range(30)))
+    assert {bytes(each) for each in found} == {b"0123456789"}
+    assert (slow.gets, store.hedged) == (32, 2), "40 answers earn two"
+
+
 def test_few_gets_are_doubled() -> None:
     hedge = Hedge()
     assert hedge.delay_s() is None
     doubled = 0
     for _ in range(1000 + LATEST_COUNT_MIN):
-        if hedge.delay_s() is not None:
-            hedge.spend()
+        if hedge.delay_s() is not None and hedge.spend():
             doubled += 1
         hedge.observe(0.2)
     assert 40 <= doubled <= 55
