@@ -181,9 +181,9 @@ class Failover:
             except WalOfAnotherEpoch as error:
                 if broker.fenced:
                     await self._tell(broker, str(error))
-                elif not broker.alive:
-                    # it has not opened its log yet
-                    await self._end_expired(broker)
+                elif not broker.alive and not await self._end_expired(broker, only_idle=True):
+                    # it did open its log, on another machine most likely
+                    await self._tell(broker, str(error))
                 return
             except WalError as error:
                 if not broker.alive:
@@ -214,11 +214,11 @@ class Failover:
     async def _has_lost_its_lease(self, broker: BrokerInfo) -> bool:
         return broker.fenced or (not broker.alive and await self._end_expired(broker))
 
-    async def _end_expired(self, broker: BrokerInfo) -> bool:
+    async def _end_expired(self, broker: BrokerInfo, *, only_idle: bool = False) -> bool:
         """The end of a lease proves nothing just after the catalog was away, when it ended for everybody."""
         if lease_clock() < self._leases_count_from:
             return False
-        return await self._catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True)
+        return await self._catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True, only_idle=only_idle)
 
     async def _recover(self, broker: BrokerInfo, wal: RecoverableWal) -> None:
         if not await self._store_answers():

@@ -15,8 +15,8 @@ from contextlib import suppress
 from broker.settings import Address
 
 CONNECT_TIMEOUT_S = 2.0
-RETRY_S = 0.1
-"""Between two attempts to connect to a broker that does not listen."""
+RETRY_S, RETRY_MAX_S = 0.1, 1.0
+"""Between two attempts to connect to a broker that does not listen: each pause is twice the former one."""
 
 
 class PeerWatch:
@@ -56,6 +56,7 @@ class PeerWatch:
 
     async def _watch(self, epoch: int, address: Address) -> None:
         was_connected = False
+        pause_s = RETRY_S
         while True:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -79,8 +80,10 @@ class PeerWatch:
                     writer.close()
                 if stays:
                     self._on_change()
+                    pause_s = RETRY_S
                     continue
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
 
     def _found(self, epoch: int, *, is_gone: bool, turns_away: bool) -> None:
         before = self.absent

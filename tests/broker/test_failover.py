@@ -306,6 +306,21 @@ async def test_a_log_that_cannot_be_reached_leaves_partitions_offline_until_it_c
     await survivor.close()
 
 
+async def test_a_log_of_another_machine_at_the_same_address_ends_nobody(cluster: Cluster) -> None:
+    await cluster.serve(1, lease_ms=0)
+    name = f"{cluster.tmp_path}/1"
+    memory.forget(name)  # it is on the other machine; here is one of somebody else
+    stranger = await open_log(cluster.settings(1).wal_url, cluster.epochs[1] + 5, cluster.catalog.cluster_id)
+    survivor = await cluster.survivor()
+    with capture_logs() as lines:
+        await survivor.look()
+    assert await cluster.catalog.unrecovered() == [], "nobody gains by fencing it: it may come back"
+    assert await is_told(lines, "partitions stay offline")
+    await cluster.catalog.renew_lease(1, cluster.epochs[1], HOUR_MS)
+    await stranger.close()
+    await survivor.close()
+
+
 async def test_two_that_notice_at_once_recover_once(cluster: Cluster) -> None:
     stream_id = await cluster.serve(1, records=50)
     survivors = [await cluster.survivor(node_id) for node_id in (7, 8)]
@@ -583,6 +598,27 @@ async def test_who_turns_connections_away_while_it_stops_is_absent_and_not_gone(
     await turning_away.close()
     await until(is_gone)
     assert watch.absent == {1}
+    await watch.close()
+
+
+async def test_a_broker_that_stays_gone_is_looked_at_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.peer_watch.RETRY_S", 0.01)
+    found = list[float]()
+    watch = PeerWatch(lambda: found.append(lease_clock()))
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    watch.follow({1: Address("127.0.0.1", server.sockets[0].getsockname()[1])})
+
+    async def is_absent() -> bool:
+        return bool(watch.absent)
+
+    await until(is_absent)
+    server.close()
+
+    async def was_found_often() -> bool:
+        return len(found) > 5
+
+    await until(was_found_often)
+    assert found[5] - found[1] >= 0.01 + 0.02 + 0.04 + 0.08
     await watch.close()
 
 
