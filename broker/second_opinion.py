@@ -78,13 +78,14 @@ class SecondOpinion:
         """The node id of a broker that knows of a later leader."""
         # one that is being handed over may have another leader already, and proves nothing
         led_here = (each for each in self._partitions.all() if not each.closed)
-        led = {(each.topic, each.index): each.leader_epoch for each in islice(led_here, PARTITIONS_MAX)}
+        # by id: one that was made anew under the name of one that is open here is another topic
+        led = {(each.topic_id, each.index): each.leader_epoch for each in islice(led_here, PARTITIONS_MAX)}
         others = [broker.node_id for broker in self._image.registered_brokers() if not broker.closed]
         asked = [self._ask(node_id, led) for node_id in others if node_id != self._image.node_id]
         return next((found for found in await asyncio.gather(*asked) if found is not None), None)
 
-    async def _ask(self, node_id: int, led: dict[tuple[str, int], int]) -> int | None:
-        topics = [MetadataRequestTopic(name=topic) for topic in sorted({topic for topic, _ in led})]
+    async def _ask(self, node_id: int, led: dict[tuple[bytes, int], int]) -> int | None:
+        topics = [MetadataRequestTopic(topic_id=each, name=None) for each in sorted({each for each, _ in led})]
         request = MetadataRequest(topics=topics, allow_auto_topic_creation=False)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
@@ -93,7 +94,7 @@ class SecondOpinion:
             return None
         for topic in response.topics:
             for partition in topic.partitions:
-                ours = led.get((topic.name or "", partition.partition_index))
+                ours = led.get((topic.topic_id, partition.partition_index))
                 if ours is not None and partition.leader_epoch > ours and partition.leader_id != self._image.node_id:
                     return node_id
         return None

@@ -21,11 +21,12 @@ from s3stream.catalog.api import BrokerFenced, BrokerInfo
 from tests.broker.server.harness import until
 
 ME, OTHER, GONE = 1, 2, 3
+TOPIC_ID = b"t" * 16
 
 
 @dataclass
 class Led:
-    topic: str
+    topic_id: bytes
     index: int
     leader_epoch: int
     closed: bool = False
@@ -56,11 +57,11 @@ class Around:
 
     def all(self) -> list[Led]:
         # the second one is being handed over
-        return [Led("t", 0, 4), Led("t", 1, 4, closed=True)]
+        return [Led(TOPIC_ID, 0, 4), Led(TOPIC_ID, 1, 4, closed=True)]
 
     def call(self, node_id: int, version: int, request: MetadataRequest) -> asyncio.Future[Any]:
         assert node_id != ME
-        assert [topic.name for topic in request.topics or ()] == ["t"]
+        assert [topic.topic_id for topic in request.topics or ()] == [TOPIC_ID]
         assert not request.allow_auto_topic_creation
         self.asked += 1
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -73,7 +74,8 @@ class Around:
             MetadataResponsePartition(partition_index=index, leader_id=leader, leader_epoch=epoch)
             for index, leader, epoch in led
         ]
-        answer.set_result(MetadataResponse(topics=[MetadataResponseTopic(name="t", partitions=partitions)]))
+        topic = MetadataResponseTopic(topic_id=TOPIC_ID, name="t", partitions=partitions)
+        answer.set_result(MetadataResponse(topics=[topic]))
         return answer
 
 
