@@ -18,12 +18,17 @@ from wal.api import Buffer
 
 Batch = tuple[int, int, int, Buffer]
 
+GAP_MAX = 1 << 30
+"""Offsets that may go between two batches that stay: an object has 32 bits for what one batch stands for."""
+
 
 @dataclass(frozen=True, slots=True)
 class CleaningInput:
-    """`last_batches`: producer id -> (epoch, base offset of its last batch or -1) of the producers that are known."""
+    """[dirty_offset, end_offset) is what is dirty; `aborted` are the transactions that began below its end.
+    `last_batches`: producer id -> (epoch, base offset of its last batch or -1) of the producers that are known."""
 
     dirty_offset: int
+    end_offset: int
     now_ms: int
     delete_retention_ms: int
     map_size_max: int
@@ -48,6 +53,8 @@ class Cleaning:
         self._seen = SeenTransactions(each for each in given.aborted if each.last_offset >= given.dirty_offset)
         self._is_full = False
         self._last_dropped: Batch | None = None
+        self._kept_up_to: int | None = None
+        """The end of the last batch that `filter` returned, or where it began."""
         self.record_count = 0
         """Records that `filter` was given ..."""
         self.kept_count = 0
@@ -58,11 +65,13 @@ class Cleaning:
     # -- first half ----------------------------------------------------------------------------------------------------
 
     def index(self, batches: Iterable[Batch]) -> bool:
-        """Take dirty batches into the map, in order; False once it is full. Raises InvalidBatch."""
+        """Take dirty batches into the map, in order; False once it is full, or all are in it. Raises InvalidBatch."""
         for _, _, _, data in batches:
             if self._is_full:
                 return False
             header = _header(data)
+            if header.base_offset >= self._given.end_offset:
+                return False  # whether it counts may not be known yet
             if header.is_control:
                 marker = parse_end_txn_marker(data)
                 if marker is not None:
@@ -99,7 +108,11 @@ class Cleaning:
             data = batch[3]
             header = _header(data)
             self.record_count += header.record_count
-            left = self._filter_control(header, data) if header.is_control else self._filter_data(header, data)
+            left = self._filter_one(header, data)
+            if self._kept_up_to is None:
+                self._kept_up_to = batch[0]
+            if left is None and batch[0] + batch[1] - self._kept_up_to > GAP_MAX:
+                left = without_records(header)
             if left is None:
                 self._last_dropped = batch
                 if header.is_control:
@@ -112,6 +125,7 @@ class Cleaning:
             self.kept_count += new.record_count
             self._note_horizon(new)
             kept.append((batch[0], batch[1], new.max_timestamp, left))
+            self._kept_up_to = batch[0] + batch[1]
         return Filtered(kept, aborts_dropped)
 
     def seal(self) -> Batch | None:
@@ -121,6 +135,11 @@ class Cleaning:
         base_offset, count, _, data = self._last_dropped
         header = _header(data)
         return base_offset, count, header.max_timestamp, without_records(header)
+
+    def _filter_one(self, header: BatchHeader, data: Buffer) -> Buffer | None:
+        if header.base_offset >= self._map.end_offset:
+            return data  # a later pass decides about it, and knows its transactions
+        return self._filter_control(header, data) if header.is_control else self._filter_data(header, data)
 
     def _filter_control(self, header: BatchHeader, data: Buffer) -> Buffer | None:
         marker = parse_end_txn_marker(data)
@@ -138,8 +157,6 @@ class Cleaning:
         aborted = self._seen.on_batch(header.producer_id, header.last_offset, header.is_transactional)
         if aborted:
             return self._empty(header, data)
-        if header.base_offset >= self._map.end_offset and not self._may_hold_tombstones(header):
-            return data
         records = raw_records(header, data)
         horizon = delete_horizon_ms(header)
         keeps_tombstones = horizon is None or self._given.now_ms < horizon
@@ -164,9 +181,6 @@ class Cleaning:
         if not self._is_last_of_producer(header):
             return None
         return data if header.record_count == 0 else without_records(header)
-
-    def _may_hold_tombstones(self, header: BatchHeader) -> bool:
-        return header.record_count > 0 and delete_horizon_ms(header) is None
 
     def _is_last_of_producer(self, header: BatchHeader) -> bool:
         """It holds the last sequence of a producer that is known; or, where no batch is, its last epoch."""

@@ -23,8 +23,10 @@ class SeenTransactions:
 
     def __init__(self, aborted: Iterable[AbortedTransaction]) -> None:
         self._to_come = deque(sorted(aborted, key=lambda each: each.first_offset))
-        self._aborted: dict[int, bool] = {}
-        """Producer id -> whether a batch of its aborted transaction was met."""
+        self._aborted: dict[int, AbortedTransaction] = {}
+        """Producer id -> its transaction that is aborted, from where that begins on."""
+        self._met: set[int] = set()
+        """Those of them of whose transaction a batch was met."""
         self._committed: set[int] = set()
         """Producer ids of transactions that are not aborted, of which a batch was met."""
 
@@ -33,8 +35,9 @@ class SeenTransactions:
         self._begin_up_to(last_offset)
         if not is_transactional:
             return False
-        if producer_id in self._aborted:
-            self._aborted[producer_id] = True
+        aborted = self._aborted.get(producer_id)
+        if aborted is not None and last_offset < aborted.last_offset:
+            self._met.add(producer_id)
             return True
         self._committed.add(producer_id)
         return False
@@ -46,8 +49,13 @@ class SeenTransactions:
             met = producer_id in self._committed
             self._committed.discard(producer_id)
             return not met
-        return not self._aborted.pop(producer_id, False)
+        self._aborted.pop(producer_id, None)
+        met = producer_id in self._met
+        self._met.discard(producer_id)
+        return not met
 
     def _begin_up_to(self, offset: int) -> None:
         while self._to_come and self._to_come[0].first_offset <= offset:
-            self._aborted[self._to_come.popleft().producer_id] = False
+            begun = self._to_come.popleft()
+            self._aborted[begun.producer_id] = begun
+            self._met.discard(begun.producer_id)

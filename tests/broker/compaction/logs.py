@@ -92,6 +92,7 @@ class Log:
         cleaning = Cleaning(
             CleaningInput(
                 dirty_offset,
+                end_offset,
                 self.now_ms,
                 delete_retention_ms,
                 map_size_max,
@@ -99,18 +100,20 @@ class Log:
                 dict(self.last_batches),
             )
         )
-        for chunk in chunks([each for each in self.batches if dirty_offset < each[0] + each[1] <= end_offset], rng):
+        for chunk in chunks([each for each in self.batches if dirty_offset < each[0] + each[1]], rng):
             if not cleaning.index(chunk):
                 break
         compacted_offset = cleaning.begin_filtering()
         kept: list[Batch] = []
-        for chunk in chunks([each for each in self.batches if each[0] < compacted_offset], rng):
+        # as in the storage, the last object may hold more
+        stop = compacted_offset if rng is None else rng.choice((compacted_offset, self.end_offset))
+        for chunk in chunks([each for each in self.batches if each[0] < stop], rng):
             found = cleaning.filter(chunk)
             kept += found.batches
             self.aborted = [each for each in self.aborted if each.last_offset not in found.aborts_dropped]
         if (sealed := cleaning.seal()) is not None:
             kept.append(sealed)
-        self.batches = kept + [each for each in self.batches if each[0] >= compacted_offset]
+        self.batches = kept + [each for each in self.batches if each[0] >= stop]
         return compacted_offset
 
     def read(self) -> list[tuple[int, int, bytes | None, bytes | None]]:

@@ -6,8 +6,11 @@ import random
 
 import pytest
 
+from broker.compaction.cleaning import Cleaning, CleaningInput, Filtered
+from broker.compaction.transactions import AbortedTransaction
 from protocol.records import BatchHeader, Codec, parse_end_txn_marker
 from protocol.records.rewriting import delete_horizon_ms
+from s3stream.object.format import DELTA_MAX
 from tests.broker.compaction.logs import MINUTE_MS, START_MS, Log, grow
 
 
@@ -127,6 +130,62 @@ def test_what_is_above_the_map_is_not_touched() -> None:
         passes += 1
     assert passes > 1
     assert offsets(log) == [3, 5, 6]
+
+
+def pass_over(log: Log, dirty_offset: int, end_offset: int) -> tuple[int, Filtered]:
+    """A pass that is given all of the log, because its last object holds more than is to be compacted."""
+    aborted = [each for each in log.aborted if each.first_offset < end_offset]
+    cleaning = Cleaning(CleaningInput(dirty_offset, end_offset, log.now_ms, MINUTE_MS, 1 << 20, aborted, {}))
+    cleaning.index(log.batches)
+    return cleaning.begin_filtering(), cleaning.filter(log.batches)
+
+
+def test_records_that_are_not_decided_yet_take_no_others_away() -> None:
+    log = Log()
+    log.produce([(b"a", b"1")])
+    log.produce([(b"a", b"open")], producer_id=7, transactional=True)
+    reached, found = pass_over(log, 0, 1)
+    assert reached == 1
+    assert found.batches == log.batches
+
+
+def test_a_marker_above_the_compacted_part_stays_with_its_records() -> None:
+    log = Log()
+    log.produce([(b"a", b"1")])
+    log.produce([(b"a", b"aborted"), (b"b", None)], producer_id=7, transactional=True)
+    log.end(7, committed=False)
+    for _ in range(2):
+        _, found = pass_over(log, 1, 1)
+        assert found.batches == log.batches
+        assert found.aborts_dropped == []
+        log.now_ms += 2 * MINUTE_MS
+
+
+def test_an_aborted_transaction_without_marker_takes_no_later_ones_with_it() -> None:
+    log = Log()
+    log.produce([(b"a", b"1")])
+    log.aborted.append(AbortedTransaction(7, 0, 0))
+    log.produce([(b"b", b"1")], producer_id=7, transactional=True)
+    log.end(7, committed=True)
+    log.compact(0, 3)
+    assert [each.record_count for each in headers(log)] == [1, 1, 1]
+
+
+def test_however_much_goes_offsets_fit_into_objects() -> None:
+    log = Log()
+    for step in range(12):
+        log.end_offset = step << 29
+        log.produce([(b"a", b"1")])
+    cleaning = Cleaning(CleaningInput(0, log.end_offset, log.now_ms, 0, 1 << 20, [], {}))
+    ends = [each[0] for each in log.batches[1:]] + [log.end_offset]
+    batches = [(each[0], end - each[0], *each[2:]) for each, end in zip(log.batches, ends, strict=True)]
+    cleaning.index(batches)
+    cleaning.begin_filtering()
+    covered = 0
+    for base_offset, count, _, _ in cleaning.filter(batches).batches:
+        assert base_offset + count - covered <= DELTA_MAX
+        covered = base_offset + count
+    assert covered == log.end_offset
 
 
 def check(seed: int) -> None:

@@ -24,7 +24,7 @@ def a_log() -> Log:
 
 async def test_a_pass_in_the_process_is_a_pass() -> None:
     log = a_log()
-    given = CleaningInput(0, log.now_ms, MINUTE_MS, 1 << 20, log.aborted, {})
+    given = CleaningInput(0, log.end_offset, log.now_ms, MINUTE_MS, 1 << 20, log.aborted, {})
     here = Cleaning(given)
     process = CleaningProcess()
     try:
@@ -42,7 +42,7 @@ async def test_a_pass_in_the_process_is_a_pass() -> None:
 
 async def test_a_process_that_dies_fails_its_pass_and_is_started_again() -> None:
     log = a_log()
-    given = CleaningInput(0, log.now_ms, MINUTE_MS, 1 << 20, log.aborted, {})
+    given = CleaningInput(0, log.end_offset, log.now_ms, MINUTE_MS, 1 << 20, log.aborted, {})
     process = CleaningProcess()
     try:
         await process.begin(given)
@@ -61,7 +61,7 @@ async def test_without_work_the_process_ends(monkeypatch: pytest.MonkeyPatch) ->
     log = a_log()
     process = CleaningProcess()
     try:
-        await process.begin(CleaningInput(0, log.now_ms, MINUTE_MS, 1 << 20, [], {}))
+        await process.begin(CleaningInput(0, log.end_offset, log.now_ms, MINUTE_MS, 1 << 20, [], {}))
         process.rest()
         await asyncio.sleep(0.01)
         assert not process.is_running
