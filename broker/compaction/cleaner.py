@@ -35,6 +35,8 @@ UNCLEANABLE_S = 3600.0
 RETRY_S = 60.0
 """How long one is left alone that could not be compacted: others come first meanwhile."""
 COORDINATOR_TOPICS = ("__consumer_offsets", "__transaction_state")
+LOOKS_PER_TURN = 100
+"""Partitions that are looked at before the event loop gets its turn."""
 _LONG_MAX = 2**63 - 1
 
 
@@ -142,7 +144,9 @@ class LogCleaner:
     async def clean_one(self) -> bool:
         """Compact the log that is due most; False if none is."""
         best: tuple[float, Partition, Cleanable] | None = None
-        for partition in list(self._partitions.all()):
+        for number, partition in enumerate(list(self._partitions.all()), 1):
+            if number % LOOKS_PER_TURN == 0:
+                await asyncio.sleep(0)
             if not partition.config.compacts or partition.closed or self._is_left_alone(partition):
                 continue
             found = await self._find(partition)
@@ -200,6 +204,7 @@ class LogCleaner:
         self._horizons.pop(_key(partition), None)
         given = CleaningInput(
             dirty_offset=found.dirty_offset,
+            end_offset=found.end_offset,
             now_ms=self._now_ms(),
             delete_retention_ms=partition.config.delete_retention_ms,
             map_size_max=self._config.log_cleaner_dedupe_buffer_size,

@@ -44,8 +44,8 @@ from s3stream.upload_pipeline import Offload
 log = structlog.get_logger()
 
 MERGE_COUNT_MIN = 2
-LOOKS_PER_TURN = 1000
-"""Streams that are looked at before the event loop gets its turn."""
+STREAMS_PER_TURN = 1000
+"""Streams that are passed before the event loop gets its turn; it gets one after each look at the ranges of one."""
 LOOK_COUNT = 512
 """Ranges of a stream that are looked at together."""
 LEFT_ALONE_S = 3600.0
@@ -163,19 +163,18 @@ class Compactor:
         sources = [ObjectSource(self._store, ref, self._throttle, self._offload) for ref in refs]
         uploads = self._uploads()
         try:
-            done = await self._replace(await SetRewriting(plan, infos, sources, uploads, self._limits).run())
+            return await self._replace(await SetRewriting(plan, infos, sources, uploads, self._limits).run())
         except (ObjectCorrupt, ObjectMissing):
             self._left_alone.update((each.object_id, now + LEFT_ALONE_S) for each in plan.sources)
             raise
         finally:
             self._count(sum(source.bytes_read for source in sources), uploads)
-        return done
 
     # -- ranges of streams ---------------------------------------------------------------------------------------------
 
     async def _merge_any(self) -> bool:
         for number, stream in enumerate(list(self._streams.values()), 1):
-            if number % LOOKS_PER_TURN == 0:
+            if number % STREAMS_PER_TURN == 0:
                 await asyncio.sleep(0)
             if self._is_new(stream) and await self._look_at(stream):
                 return True
@@ -205,49 +204,63 @@ class Compactor:
                 return await self._merge(stream, located[found[0] : found[1]])
             tail = located[-2 * self._limits.run_count_max :]
             offset = tail[0][0].start_offset if tail else offset
-            if len(located) < LOOK_COUNT:
+            is_last = len(located) < LOOK_COUNT
+            if is_last:
                 self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), offset)
-                return False
             await asyncio.sleep(0)
+            if is_last:
+                return False
 
     async def _merge(self, stream: S3Stream, located: Sequence[Located]) -> bool:
         with self._working_on(stream) as (reader, uploads):
             try:
-                return await self._replace(await merge(stream.stream_id, located, reader, uploads))
+                done = await self._replace(await merge(stream.stream_id, located, reader, uploads))
             except (ObjectCorrupt, ObjectMissing):
-                after = located[-1][0].end_offset
-                self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), after)
+                await self._reload(stream)
+                start_offset, after = located[0][0].start_offset, located[-1][0].end_offset
+                if stream.committed_ranges.located(stream.stream_id, start_offset, after) == list(located):
+                    self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), after)
                 raise
+            if not done:
+                await self._reload(stream)
+            return done
 
     async def rewrite(self, stream: Stream, end_offset: int, batch_filter: BatchFilter, compacted_offset: int) -> bool:
         """Send the stream's committed ranges below `end_offset` through the filter; False if others are at work on it.
 
-        Each step moves the stream's compacted offset, up to `compacted_offset`. What was committed before a conflict or
-        an error stays. Raises StoreError, CatalogError, ObjectCorrupt, StreamClosed, and what the
-        filter raises.
+        Each step moves the stream's compacted offset, up to `compacted_offset`, and is refused once the stream is open
+        elsewhere. What was committed before a conflict or an error stays. Raises StoreError, CatalogError,
+        ObjectCorrupt, StreamClosed, and what the filter raises.
         """
         if stream.stream_id in self._busy:
             return False
         stream = self._open(stream)
         located = stream.committed_ranges.located(stream.stream_id, stream.start_offset, end_offset)
         with self._working_on(stream) as (reader, uploads):
-            async for step in filtered(
-                stream.stream_id, located, batch_filter, reader, uploads, self._limits.target_size
-            ):
-                reached = min(step.removed[-1][0].end_offset, compacted_offset)
-                moved = reached if reached > stream.compacted_offset else None
-                if not await self._replace(step, stream, moved):
-                    return False
+            steps = filtered(stream.stream_id, located, batch_filter, reader, uploads, self._limits.target_size)
+            try:
+                async for step in steps:
+                    reached = min(step.removed[-1][0].end_offset, compacted_offset)
+                    if not await self._replace(step, stream, max(reached, stream.compacted_offset)):
+                        await self._reload(stream)
+                        return False
+            except ObjectMissing:
+                await self._reload(stream)
+                raise
         return True
 
     async def read(self, stream: Stream, start_offset: int, end_offset: int) -> AsyncIterator[list[Batch]]:
-        """The committed batches of these offsets, and what shares a block with them. Raises StoreError,
-        ObjectCorrupt."""
-        located = self._open(stream).committed_ranges.located(stream.stream_id, start_offset, end_offset)
+        """The committed batches of these offsets, and what shares an object with them. Raises StoreError,
+        ObjectCorrupt, StreamClosed."""
+        held = self._open(stream)
+        located = held.committed_ranges.located(stream.stream_id, start_offset, end_offset)
         reader = StreamReader(self._store, self._throttle, self._offload)
         try:
             async for batches in reader.chunks(located):
                 yield batches
+        except ObjectMissing:
+            await self._reload(held)
+            raise
         finally:
             self.stats.bytes_read += reader.bytes_read
 
@@ -270,12 +283,10 @@ class Compactor:
     # -- commit --------------------------------------------------------------------------------------------------------
 
     async def _replace(
-        self, replacement: Replacement, stream: S3Stream | None = None, compacted_offset: int | None = None
+        self, replacement: Replacement, stream: S3Stream | None = None, compacted_offset: int = 0
     ) -> bool:
-        """Commit, and show the open streams. False if somebody else was there first."""
-        compacted = {}
-        if stream is not None and compacted_offset is not None:
-            compacted[stream.stream_id] = (stream.epoch, compacted_offset)
+        """Commit, and show the open streams. False if somebody else was there first. `stream`: was compacted by key."""
+        compacted = {} if stream is None else {stream.stream_id: (stream.epoch, compacted_offset)}
         try:
             await self._retry(
                 "replace objects",
@@ -289,10 +300,9 @@ class Compactor:
         except _CONFLICTS as error:
             self.stats.conflicts += 1
             log.info("compaction came second", reason=type(error).__name__, error=str(error))
-            await self._catch_up(replacement)
             return False
         self.stats.ranges_replaced += len(replacement.removed)
-        if stream is not None and compacted_offset is not None:
+        if stream is not None:
             stream.compacted_offset = compacted_offset
         for number, (stream_id, removed, added) in enumerate(replacement.runs(), 1):
             if (shown := self._streams.get(stream_id)) is not None:
@@ -302,14 +312,9 @@ class Compactor:
                     shown.tail.evict_before(removed[-1][0].end_offset)
                     if not is_shown:
                         await self._reload(shown)
-            if number % LOOKS_PER_TURN == 0:
+            if number % STREAMS_PER_TURN == 0:
                 await asyncio.sleep(0)
         return True
-
-    async def _catch_up(self, replacement: Replacement) -> None:
-        for stream_id in {each.stream_id for each, _ in replacement.removed}:
-            if (stream := self._streams.get(stream_id)) is not None:
-                await self._reload(stream)
 
     def _uploads(self) -> Uploads:
         return Uploads(self._store, self._ids, self._throttle, self._offload)

@@ -1,8 +1,8 @@
 """Rewrites set objects: many streams' small parts become fewer and larger ones.
 
 The sources are read side by side in order of stream ids, so that all of a stream comes together and memory is
-bounded by a piece of each. A job ends at a stream's end after `job_size`; the sources then keep what was not
-reached, and the next job goes on there.
+bounded by a piece of each. A job ends at a stream's end after `job_size` or `OBJECTS_MAX`; the sources then keep what
+was not reached, and the next job goes on there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from s3stream.compaction.source import ObjectSource, Part
 from s3stream.compaction.target import Target, Uploads
 from s3stream.object.writer import Batch
 
+OBJECTS_MAX = 500
+"""New objects after which a job commits: they are committed as one transaction, before the first becomes an orphan."""
 PARTS_PER_TURN = 64
 """Blocks, often tiny ones, that are handled before the event loop gets its turn."""
 
@@ -57,7 +59,7 @@ class SetRewriting:
             async for number, (each, _, batches, size) in merged:
                 if each != stream_id:
                     await self._end_stream()
-                    if read >= self._limits.job_size:
+                    if read >= self._limits.job_size or len(self._added) >= OBJECTS_MAX:
                         break
                     stream_id = each
                 read += size

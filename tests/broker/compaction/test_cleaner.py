@@ -21,6 +21,7 @@ from broker.partition.partition import Partition
 from broker.partition.verification import NOT_REQUIRED
 from protocol.errors import InvalidBatch
 from protocol.records import decode_records, iter_batches
+from s3stream.api import StorageFull
 from s3stream.compaction.plan import Limits
 from s3stream.stream import S3Stream
 from tests.broker.partition.batches import NOW_MS, batch
@@ -299,6 +300,31 @@ async def test_a_log_that_cannot_be_decoded_is_left_alone() -> None:
         assert len(await bench.read()) == 2
 
 
+@virtual
+async def test_what_is_forgotten_of_aborted_transactions_is_on_record_though_the_first_try_fails() -> None:
+    rig = a_rig()
+    bench = Bench(rig)
+    async with running(rig) as streams:
+        await bench.open(streams)
+        await bench.produce(("a", "1"), producer=7, transactional=True)
+        await bench.end(7, commit=False)
+        bench.partition.save(NOW_MS)
+        snapshots = cast("Any", bench.partition)._snapshots
+        real = snapshots._state
+        snapshots._state = SimpleNamespace(append=_full)
+        with pytest.raises(StorageFull):
+            await bench.partition.forget_aborted([1])
+        snapshots._state = real
+        await bench.partition.forget_aborted([1])
+        await rig.stop()
+        await bench.open(await rig.start())
+        assert bench.partition.aborted_transactions(0, NEVER) == []
+
+
+def _full(*args: object) -> None:
+    raise StorageFull("full")
+
+
 @pytest.mark.parametrize("after", ["put", "replace_objects"])
 @virtual
 async def test_a_pass_that_breaks_off_is_finished_later(after: str) -> None:
@@ -333,6 +359,54 @@ async def test_a_pass_that_breaks_off_is_finished_later(after: str) -> None:
         assert {key: value for _, key, value in seen} == {key: value for _, key, value in before}
         await bench.clean_all()
         assert await bench.read() == sorted(last.values())
+
+
+@virtual
+async def test_a_log_whose_objects_another_broker_moved_is_compacted_all_the_same() -> None:
+    rig = a_rig()
+    bench = Bench(rig)
+    async with running(rig) as streams:
+        await bench.open(streams)
+        for number in range(12):
+            await bench.produce(("a", str(number)))
+        log = streams[0]
+        old = log.committed_ranges.located(log.stream_id, 0, NEVER)
+        while await rig.storage.compactor.compact():
+            pass
+        # as in a broker that has not heard of it until they were deleted
+        log.committed_ranges = type(log.committed_ranges).of(old)
+        await rig.storage._cleaner.clean()
+        assert not await bench.cleaner.clean_one()
+        bench.cleaner._left_alone.clear()
+        assert await bench.clean_all() == 1
+        assert await bench.read() == [(11, b"a", b"11")]
+
+
+@virtual
+async def test_no_step_of_a_pass_counts_once_the_log_is_open_elsewhere() -> None:
+    rig = a_rig()
+    bench = Bench(rig)
+    async with running(rig) as streams:
+        await bench.open(streams)
+        for number in range(20):
+            await bench.produce((f"k{number}", "x" * 90))
+        await bench.clean_all()
+        log = streams[0]
+        info = rig.memory_catalog.streams[log.stream_id]
+        before = rig.memory_catalog.replace_count
+        rig.memory_catalog.streams[log.stream_id] = replace(info, epoch=info.epoch + 1)
+        keep_all = SimpleNamespace(filter=_same, seal=_nothing, before_commit=_nothing)
+        assert not await rig.storage.compactor.rewrite(log, 20, cast("Any", keep_all), 20)
+        assert rig.memory_catalog.replace_count == before
+        rig.memory_catalog.streams[log.stream_id] = info
+
+
+async def _same(batches: Sequence[Batch]) -> Sequence[Batch]:
+    return batches
+
+
+async def _nothing() -> None:
+    return None
 
 
 class _Over:

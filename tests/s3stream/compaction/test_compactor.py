@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from s3stream.api import FetchResult
 from s3stream.compaction.plan import Limits
 from s3stream.object.writer import Batch
@@ -100,6 +102,38 @@ async def test_who_comes_second_changes_nothing() -> None:
         assert one != other
         assert compactor.stats.conflicts == 1
         await settle(rig)
+        assert [await read_all(stream) for stream in streams] == data
+
+
+@virtual
+async def test_a_job_over_set_objects_that_comes_second_reads_no_stream_anew() -> None:
+    rig = rig_of()
+    async with running(rig) as streams:
+        await write(rig, streams, 12)
+        compactor = rig.storage.compactor
+        reloaded: list[int] = []
+
+        async def reload(stream: S3Stream) -> bool:
+            reloaded.append(stream.stream_id)
+            return True
+
+        compactor._reload = reload
+        await asyncio.gather(compactor.compact(), compactor.compact())
+        assert compactor.stats.conflicts == 1
+        assert reloaded == []
+
+
+@virtual
+async def test_many_tiny_streams_are_split_in_several_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s3stream.compaction.sets.OBJECTS_MAX", 2)
+    rig = rig_of(5)
+    rig.settings = replace(SETTINGS, set_object_age_ms_max=0)
+    async with running(rig) as streams:
+        await write(rig, streams, 2)
+        data = [await read_all(stream) for stream in streams]
+        before = rig.memory_catalog.replace_count
+        await settle(rig)
+        assert rig.memory_catalog.replace_count - before == 2, "what one stream alone is left of is its own"
         assert [await read_all(stream) for stream in streams] == data
 
 
