@@ -42,7 +42,10 @@ class CommittedStream:
         self._take_info(info)
 
     def extend(self, info: StreamInfo, newer: Located) -> bool:
-        """As `take`, with what came since; False if that leaves something out, and then `take` has to follow."""
+        """As `take`, with what came since; False if that leaves something out, or if what was there was compacted by
+        key meanwhile, and then `take` has to follow."""
+        if self.info is None or self.info.compacted_offset != info.compacted_offset:
+            return False
         if not extend(self._ranges, newer, info):
             return False
         self.last_object_id = max([self.last_object_id, *(ref.object_id for _, ref in newer)])

@@ -350,7 +350,7 @@ class Partition(LogView):
     async def delete_records(self, offset: int) -> int:
         """Make `offset` (-1: the high watermark) the log start offset, durably; returns the log start offset.
 
-        Raises PartitionError OFFSET_OUT_OF_RANGE.
+        Raises PartitionError OFFSET_OUT_OF_RANGE, StorageError.
         """
         high_watermark = self._log.confirmed_offset
         if offset == -1:
@@ -359,6 +359,8 @@ class Partition(LogView):
             raise PartitionError(ErrorCode.OFFSET_OUT_OF_RANGE, f"offset {offset} is not within [0, {high_watermark}]")
         # one at a time: who finds the start moved already must not answer before that is durable
         async with self._trimming:
+            if self.closed:
+                raise self._refusal()
             if self._log.start_offset < offset > self._snapshots.snapshot_offset and self.producers:
                 # their producers may still repeat what goes, and their transactions still have to end
                 self._unsnapshotted_size = 0
@@ -374,11 +376,16 @@ class Partition(LogView):
         return self._transactions.aborted.before(end_offset)
 
     async def forget_aborted(self, marker_offsets: Iterable[int]) -> None:
-        """Transactions of which nothing is left but these markers, which are about to go; durably."""
+        """Transactions of which nothing is left but these markers, which are about to go: for whoever may read the log
+        without them, wherever. Raises StorageError."""
         async with self._trimming:
-            if self._transactions.aborted.forget(marker_offsets):
-                self._unsnapshotted_size = 0
-                await self._snapshots.append_durably(self._log.next_offset, self.leader_epochs, self.producers)
+            if self.closed:
+                raise self._refusal()
+            # also if they are forgotten already: the snapshot that should say so may have failed
+            self._transactions.aborted.forget(marker_offsets)
+            self._unsnapshotted_size = 0
+            await self._snapshots.append_durably(self._log.next_offset, self.leader_epochs, self.producers)
+            await self._snapshots.wait_committed()
 
     # -- snapshots and closing --------------------------------------------------------------------------------------
     async def maintain(self, now_ms: int, producer_id_expiration_ms: int) -> None:

@@ -60,6 +60,10 @@ class StateLog:
         finally:
             self._state.on_confirmed = self._state.on_failed = None
 
+    async def wait_committed(self) -> None:
+        """Until every snapshot is in an object, where others find it, too."""
+        await self._state.wait_committed(self._state.next_offset)
+
     async def trim(self) -> None:
         """Forget superseded snapshots."""
         oldest_kept = self._state.confirmed_offset - SNAPSHOTS_KEPT

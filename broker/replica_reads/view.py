@@ -199,8 +199,9 @@ class ReplicaView:
         transactions = self._transactions
         if transactions is None:
             transactions = self._transactions = ReplayedTransactions()
-        if transactions.end_offset < offset:
-            await self._restore(transactions)
+        is_compacted = self.log.info is not None and self.log.info.compacted_offset > 0
+        if transactions.end_offset < offset or is_compacted:
+            transactions = await self._restore(transactions, is_compacted)
             if transactions.end_offset < self.log.start_offset:
                 return None
             while transactions.end_offset < offset:
@@ -215,8 +216,12 @@ class ReplicaView:
         transactions.replay(found.buffers, found.next_offset)
         await asyncio.sleep(0)
 
-    async def _restore(self, transactions: ReplayedTransactions) -> None:
-        """From the newest snapshot, if it is newer than what is known."""
+    async def _restore(self, transactions: ReplayedTransactions, is_compacted: bool) -> ReplayedTransactions:
+        """From the newest snapshot, if it is newer than what is known.
+
+        Of a log that is compacted by key the newest snapshot counts in any case: it forgets the transactions
+        whose markers are about to go.
+        """
         first = max(self.state.start_offset, self._restored_from)
         for offset in range(self.state.end_offset - 1, first - 1, -1):
             found = await self.state.fetch(offset, _SNAPSHOT_SIZE_MAX, offset + 1)
@@ -229,5 +234,13 @@ class ReplicaView:
             if snapshot.log_offset <= self.log.end_offset:
                 if snapshot.log_offset > transactions.end_offset:
                     transactions.restore(snapshot)
+                elif is_compacted and snapshot.log_offset >= self.log.start_offset:
+                    # aside: others are told what is known meanwhile
+                    renewed = ReplayedTransactions()
+                    renewed.restore(snapshot)
+                    while renewed.end_offset < transactions.end_offset:
+                        await self._replay_chunk(renewed)
+                    transactions = self._transactions = renewed
                 self._restored_from = offset + 1
                 break
+        return transactions

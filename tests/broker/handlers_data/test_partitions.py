@@ -15,7 +15,7 @@ from broker.partition.opening import RecoveredState, recover_state
 from broker.partition.partition import Partition
 from broker.partition.state_log import SNAPSHOTS_KEPT
 from protocol.errors import ErrorCode
-from s3stream.api import ObjectCorrupt, StreamFailed, StreamFenced
+from s3stream.api import ObjectCorrupt, StreamClosed, StreamFailed, StreamFenced
 from s3stream.catalog.api import CatalogUnreachable
 from s3stream.objectstore.api import StoreUnreachable
 from tests.broker.handlers_data.node import NODE_ID, Node
@@ -325,6 +325,26 @@ async def test_repeats_of_deleted_records_are_recognised_after_a_restart() -> No
     node = await restarted(node)
     repeated = node.appended("t", batch([b"a", b"b"], producer_id=7, epoch=0, sequence=0))
     assert (repeated.error_code, repeated.base_offset) == (0, 0)
+
+
+async def test_nothing_is_appended_to_the_state_of_a_partition_that_is_held() -> None:
+    node = Node()
+    topic = await node.topic("t")
+    node.appended("t", batch([b"a", b"b"], producer_id=7, epoch=0, sequence=0))
+    node.storage.flush()
+    partition = node.partitions.get("t", 0)
+    assert partition is not None
+    node.partitions.hold(partition)
+    with pytest.raises(StreamClosed):
+        await asyncio.wait_for(partition.delete_records(1), 1)
+    with pytest.raises(StreamClosed):
+        await asyncio.wait_for(partition.forget_aborted([1]), 1)
+    assert node.storage.streams[topic.partitions[0].state_stream_id].next_offset == 0
+    node.partitions.go_on(partition)
+    deletion = asyncio.create_task(partition.delete_records(1))
+    await asyncio.sleep(0.01)
+    node.storage.flush()
+    assert await deletion == 1
 
 
 async def test_a_new_producers_pipeline_stays_in_order_when_its_first_batch_finds_no_room() -> None:

@@ -26,6 +26,8 @@ STEPS = 100
 class Committed:
     """As a CommittedStream: a fake stream as it was when it was taken last, up to what was committed."""
 
+    info = None
+
     def __init__(self) -> None:
         self.start_offset = self.end_offset = 0
         self.stream_id = 1
