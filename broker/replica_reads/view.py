@@ -102,15 +102,16 @@ class ReplicaView:
     # -- what a partition tells -------------------------------------------------------------------------------------
     @property
     def high_watermark(self) -> int:
-        return self.log.end_offset
+        """As far as it is known here; -1 as long as nobody read, as for the offsets below."""
+        return _UNKNOWN_OFFSET if self.log.info is None else self.log.end_offset
 
     @property
     def log_start_offset(self) -> int:
-        return self.log.start_offset
+        return _UNKNOWN_OFFSET if self.log.info is None else self.log.start_offset
 
     @property
     def last_stable_offset(self) -> int:
-        """As far as it is known; -1 as long as nobody needed it."""
+        """-1 also as long as nobody needed it."""
         return _UNKNOWN_OFFSET if self._transactions is None else self._transactions.stable_offset
 
     @property

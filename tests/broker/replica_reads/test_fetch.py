@@ -194,6 +194,18 @@ async def test_a_broker_of_the_rack_serves_what_is_committed_and_then_names_the_
         assert (told.error_code, told.preferred_read_replica, told.records) == (ErrorCode.NONE, OTHER, [])
 
 
+async def test_of_a_partition_that_was_not_looked_at_yet_no_offsets_are_told() -> None:
+    async with Near() as near:
+        await near.commit(b"one")
+        wanted = [FetchPartition(partition=0, fetch_offset=0, current_leader_epoch=7, partition_max_bytes=1 << 20)] * 2
+        topics = [FetchTopic(topic="t", partitions=wanted)]
+        request = FetchRequest(max_wait_ms=0, min_bytes=1, max_bytes=1, topics=topics, rack_id="a")
+        response = await answer(fetch.handle(near.node.services, context(1, 12), request))
+        read, not_read = response.responses[0].partitions
+        assert (b"".join(read.records), read.high_watermark) == (b"one", 1)
+        assert (not_read.records, not_read.high_watermark, not_read.log_start_offset) == ([], -1, -1)
+
+
 @pytest.mark.parametrize(("rack", "epoch"), [("", 7), ("b", 7), ("a", 6), ("a", 8)])
 async def test_everybody_else_is_told_that_this_is_not_the_leader(rack: str, epoch: int) -> None:
     async with Near() as near:
