@@ -115,7 +115,7 @@ async def _end_former(catalog: Catalog, former: BrokerInfo, settings: Settings, 
         if not is_out and await catalog.fence_broker(former.node_id, former.epoch, only_idle=True):
             return
     else:
-        is_out = await _is_out(former, catalog.cluster_id)
+        is_out = bool(await _is_out(former, catalog.cluster_id))
     if is_out:
         await catalog.fence_broker(former.node_id, former.epoch)
         return
@@ -133,14 +133,15 @@ async def _end_former(catalog: Catalog, former: BrokerInfo, settings: Settings, 
         await asyncio.sleep(EXPIRY_CHECK_S)
 
 
-async def _is_out(broker: BrokerInfo, cluster_id: str) -> bool:
-    """Whether its log proves it. One of objects says nothing without being sealed: the lease does."""
+async def _is_out(broker: BrokerInfo, cluster_id: str) -> bool | None:
+    """Whether its log proves it; None if that cannot be had from here. One of objects says nothing without being
+    sealed: the lease does."""
     if is_sealed_by_looking(broker.wal_url):
         return False
     try:
         wal = await fence_log(broker.wal_url, cluster_id, broker.epoch)
     except WalError:
-        return False
+        return None
     await wal.close()
     return wal.owner_is_out
 
@@ -230,10 +231,12 @@ async def _fence_dead(catalog: Catalog, node_id: int) -> None:
     for broker in await catalog.brokers():
         if broker.closed or broker.node_id == node_id:
             continue
-        if await _is_out(broker, catalog.cluster_id):
+        is_out = await _is_out(broker, catalog.cluster_id)
+        if is_out:
             await catalog.fence_broker(broker.node_id, broker.epoch)
         elif not broker.alive:
-            await catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True)
+            # nobody gains by fencing one whose log cannot be had: it may live, and come back
+            await catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True, only_idle=is_out is None)
 
 
 async def recover_claimed(
