@@ -25,12 +25,15 @@ _SNAPSHOT_SIZE_MAX = 256 << 20
 
 @dataclass(slots=True)
 class RecoveredState:
-    """`snapshot_offset` is the log offset of the snapshot used (-1: none), `replayed_size` what was read after it."""
+    """`snapshot_offset` is the log offset of the snapshot used (-1: none), `replayed_size` what was read after it.
+    `supersedes`: a later snapshot is of records that were given up; this state is to be saved after it, before others
+    have the offsets of those."""
 
     leader_epochs: LeaderEpochs
     producers: ProducerStates
     snapshot_offset: int
     replayed_size: int
+    supersedes: bool = False
 
 
 def empty_state() -> RecoveredState:
@@ -40,13 +43,14 @@ def empty_state() -> RecoveredState:
 
 async def recover_state(log_stream: Stream, state_stream: Stream) -> RecoveredState:
     """The state of a log as of its end. Raises errors of the storage."""
-    snapshot = await _last_snapshot(log_stream, state_stream)
+    snapshot, is_newest = await _last_snapshot(log_stream, state_stream)
     if snapshot is None:
         recovered = empty_state()
         offset = log_stream.start_offset
     else:
         recovered = RecoveredState(snapshot.leader_epochs, snapshot.producers, snapshot.log_offset, 0)
         offset = max(snapshot.log_offset, log_stream.start_offset)
+    recovered.supersedes = not is_newest
     await _replay(log_stream, offset, recovered)
     recovered.leader_epochs.trim(log_stream.start_offset)
     transactions = recovered.producers.transactions
@@ -55,7 +59,9 @@ async def recover_state(log_stream: Stream, state_stream: Stream) -> RecoveredSt
     return recovered
 
 
-async def _last_snapshot(log_stream: Stream, state_stream: Stream) -> PartitionSnapshot | None:
+async def _last_snapshot(log_stream: Stream, state_stream: Stream) -> tuple[PartitionSnapshot | None, bool]:
+    """The newest one of what the log has; False if there is a newer one, of what was given up with a lost disk."""
+    is_newest = True
     for offset in range(state_stream.next_offset - 1, state_stream.start_offset - 1, -1):
         found = await state_stream.fetch(offset, _SNAPSHOT_SIZE_MAX, offset + 1)
         data = found.buffers[0] if len(found.buffers) == 1 else b"".join(found.buffers)
@@ -64,10 +70,10 @@ async def _last_snapshot(log_stream: Stream, state_stream: Stream) -> PartitionS
         except SnapshotUnreadable as error:
             log.warning("snapshot skipped", stream=state_stream.stream_id, offset=offset, error=str(error))
             continue
-        # a snapshot beyond the end of the log describes records that were given up with a lost disk
         if snapshot.log_offset <= log_stream.next_offset:
-            return snapshot
-    return None
+            return snapshot, is_newest
+        is_newest = False
+    return None, is_newest
 
 
 async def _replay(log_stream: Stream, offset: int, recovered: RecoveredState) -> None:

@@ -25,7 +25,7 @@ from broker.partition.load import PartitionLoad
 from broker.partition.log_view import LogView
 from broker.partition.opening import RecoveredState
 from broker.partition.producer_state import NO_PRODUCER_ID, ActiveProducer, ProducerStates, SequencedBatch
-from broker.partition.state_log import StateLog
+from broker.partition.state_log import NO_TIMESTAMP, StateLog
 from broker.partition.verification import VerificationGuard, Verifications
 from broker.partition.waiters import DurableCallback, FetchWaiter, Waiters
 from protocol.errors import ErrorCode
@@ -108,6 +108,9 @@ class Partition(LogView):
         self.leader_epochs.assign(leader_epoch, log_stream.next_offset)
         log_stream.on_confirmed = self._on_confirmed
         log_stream.on_failed = self._on_failed
+        if recovered.supersedes:
+            self._unsnapshotted_size = SNAPSHOT_INTERVAL_SIZE
+            self._save(NO_TIMESTAMP)
 
     # -- configuration and leadership -------------------------------------------------------------------------------
     def set_config(self, config: TopicConfig) -> None:

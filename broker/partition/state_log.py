@@ -13,7 +13,7 @@ from broker.partition.snapshot import encode_snapshot
 from s3stream.api import StorageError, Stream
 
 SNAPSHOTS_KEPT = 4
-_NO_TIMESTAMP = -1
+NO_TIMESTAMP = -1
 
 
 class StateLog:
@@ -31,7 +31,7 @@ class StateLog:
         self._state.confirm_on_commit(wanted)
 
     def append(
-        self, log_offset: int, leader_epochs: LeaderEpochs, producers: ProducerStates, now_ms: int = _NO_TIMESTAMP
+        self, log_offset: int, leader_epochs: LeaderEpochs, producers: ProducerStates, now_ms: int = NO_TIMESTAMP
     ) -> None:
         """Append a snapshot of the state as of `log_offset`, the end of the log. Raises StorageError."""
         snapshot = encode_snapshot(log_offset, leader_epochs, producers)

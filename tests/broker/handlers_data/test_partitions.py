@@ -111,6 +111,21 @@ async def test_a_snapshot_of_records_that_were_lost_is_not_used() -> None:
     assert node.appended("t", batch([b"b"], producer_id=7, epoch=0, sequence=1)).base_offset == 1
 
 
+async def test_a_snapshot_of_records_that_were_lost_is_not_used_either_when_others_have_taken_their_offsets() -> None:
+    node = Node()
+    topic = await node.topic("t")
+    node.appended("t", batch([b"a"], producer_id=7, epoch=0, sequence=0))
+    node.appended("t", batch([b"b"], producer_id=7, epoch=0, sequence=1))
+    await node.partitions.close_all()
+    node.storage.flush()
+    node.log(topic).confirmed_offset = 1
+    node = await restarted(node)
+    assert node.appended("t", batch([b"x"], producer_id=8, epoch=0, sequence=0)).base_offset == 1
+    node.storage.flush()
+    node = await restarted(node)
+    assert node.appended("t", batch([b"b"], producer_id=7, epoch=0, sequence=1)).base_offset == 2
+
+
 async def test_the_log_start_survives() -> None:
     node = Node()
     await node.topic("t")
