@@ -15,7 +15,7 @@ from sqlalchemy import Connection, func, select
 from s3stream.catalog.api import ObjectInfo, ObjectTotals, SetObject, StreamRange
 from s3stream.catalog.locks import chunks
 from s3stream.catalog.ranges import decode_live_ranges, decode_ranges
-from s3stream.catalog.schema import COMMITTED, RETIRED, NowMs, objects, streams
+from s3stream.catalog.schema import COMMITTED, IS_COMMITTED, RETIRED, NowMs, objects, streams
 
 _COLUMNS = select(
     objects.c.object_id, objects.c.object_key, objects.c.size, objects.c.ranges, objects.c.stream_id.is_(None)
@@ -31,7 +31,7 @@ _SET_OBJECTS = (
         objects.c.last_stream_id,
         (NowMs() - objects.c.since_ms).label("age_ms"),
     )
-    .where(objects.c.stream_id.is_(None), objects.c.state == COMMITTED)
+    .where(objects.c.stream_id.is_(None), IS_COMMITTED)
     .order_by(objects.c.object_id)
 )
 
@@ -44,11 +44,11 @@ def live_objects(tx: Connection, stream_ids: Sequence[int], after: int = 0) -> l
     rows: list[Any] = []
     wanted = _COLUMNS.where(objects.c.object_id > after)
     for ids in chunks(sorted(starts)):
-        rows += tx.execute(wanted.where(objects.c.stream_id.in_(ids), objects.c.state == COMMITTED)).all()
+        rows += tx.execute(wanted.where(objects.c.stream_id.in_(ids), IS_COMMITTED)).all()
     rows += tx.execute(
         wanted.where(
             objects.c.stream_id.is_(None),
-            objects.c.state == COMMITTED,
+            IS_COMMITTED,
             objects.c.first_stream_id <= max(starts),
             objects.c.last_stream_id >= min(starts),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, exists, insert, null, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, null, or_, select, update
 
 from s3stream.catalog.api import (
     CatalogError,
@@ -23,6 +23,7 @@ from s3stream.catalog.schema import (
     ACTIVE,
     COMMITTED,
     FENCED,
+    IS_COMMITTED,
     OBJECT_ID,
     PREPARED,
     RETIRED,
@@ -47,6 +48,7 @@ _SET_WITNESS = (
 _WITNESS_IS_LIVE = exists().where(
     streams.c.stream_id == objects.c.witness_stream_id, streams.c.start_offset < objects.c.witness_end_offset
 )
+_HELD = select(objects.c.object_id, objects.c.ranges)
 _WRITER_IS_ACTIVE = exists().where(
     brokers.c.node_id == objects.c.node_id, brokers.c.epoch == objects.c.broker_epoch, brokers.c.state == ACTIVE
 )
@@ -135,12 +137,12 @@ def retire_dead(tx: Connection, stream_ids: Sequence[int] | None) -> int:
     """Retire or re-witness objects whose witness in these (or in any) streams is dead. Returns how many were looked at,
     `RETIRE_COUNT_MAX` at most."""
     if stream_ids is None:
-        return _retire(tx, select(objects.c.object_id, objects.c.ranges), RETIRE_COUNT_MAX)
+        return _retire(tx, _HELD.where(objects.c.state == COMMITTED), RETIRE_COUNT_MAX)
     seen = 0
     for ids in chunks(stream_ids):
         if seen >= RETIRE_COUNT_MAX:
             break
-        of_these = select(objects.c.object_id, objects.c.ranges).where(objects.c.witness_stream_id.in_(ids))
+        of_these = _HELD.where(objects.c.witness_stream_id.in_(ids), IS_COMMITTED)
         seen += _retire(tx, of_these, RETIRE_COUNT_MAX - seen)
     return seen
 
@@ -224,10 +226,7 @@ def choose_witness(ranges: Iterable[StreamRange], starts: Mapping[int, int]) -> 
 
 def _retire(tx: Connection, candidates: Any, limit: int) -> int:
     rows = tx.execute(
-        candidates.where(and_(objects.c.state == COMMITTED, ~_WITNESS_IS_LIVE))
-        .order_by(objects.c.object_id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+        candidates.where(~_WITNESS_IS_LIVE).order_by(objects.c.object_id).limit(limit).with_for_update(skip_locked=True)
     ).all()
     if not rows:
         return 0

@@ -175,6 +175,10 @@ objects = Table(
     Index("objects_witness", "witness_stream_id", "witness_end_offset"),
 )
 
+IS_COMMITTED = objects.c.state + 0 == COMMITTED
+"""For where another index finds the few that are wanted. A sum, so that the index of states is not taken, by which
+SQLite, which has no statistics, would go through nearly all objects."""
+
 changes = Table(
     "changes",
     METADATA,
