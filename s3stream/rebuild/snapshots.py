@@ -3,8 +3,9 @@
 `metadata/owner` holds the cluster's id, in ASCII. It is written before the first object and never changed: a broker
 with another catalog, a new and empty one for example, would give out the same object ids again and overwrite objects.
 
-`metadata/snapshots/<time>-<object id>-<node>` are snapshots: the time is ms by the database's clock, so that the newest
-one has the greatest key, the object id the last that was given out by then (both 16 hex digits). The last few are kept.
+`metadata/snapshots/<time>-<object id>-<node>` are snapshots: the time is ms by the database's clock, the object id the
+last that was given out by then (both 16 hex digits). The newest one has the greatest object id, and of those the
+greatest time: a new database may have a clock that is behind that of the former one. The last few are kept.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ async def require_newer(store: ObjectStore, last_object_id: Callable[[], Awaitab
     """Refuse a database that is older than what the bucket knows of it: ids would be given out twice, and objects
     overwritten. Raises ForeignBucket, StoreError, CatalogError."""
     keys = await snapshot_keys(store)
-    known = max((int(key.removeprefix(SNAPSHOT_PREFIX).split("-")[1], 16) for key in keys), default=0)
+    known = _object_id_and_time(keys[-1])[0] if keys else 0
     # asked after the listing: other brokers take ids and write snapshots meanwhile
     if known > await last_object_id():
         raise ForeignBucket(
@@ -75,7 +76,13 @@ async def require_newer(store: ObjectStore, last_object_id: Callable[[], Awaitab
 
 async def snapshot_keys(store: ObjectStore) -> list[str]:
     """Oldest first. Raises StoreError."""
-    return sorted([meta.key async for meta in store.list(SNAPSHOT_PREFIX) if _KEY.match(meta.key)])
+    keys = [meta.key async for meta in store.list(SNAPSHOT_PREFIX) if _KEY.match(meta.key)]
+    return sorted(keys, key=_object_id_and_time)
+
+
+def _object_id_and_time(key: str) -> tuple[int, str]:
+    time, object_id, _ = key.removeprefix(SNAPSHOT_PREFIX).split("-")
+    return int(object_id, 16), time
 
 
 async def newest_snapshot(store: ObjectStore) -> tuple[str, Snapshot] | None:

@@ -30,6 +30,7 @@ from s3stream.rebuild.snapshots import (
     newest_snapshot,
     require_newer,
     snapshot_key,
+    snapshot_keys,
 )
 from s3stream.recovery import recover_wal
 from tests.s3stream.fsck.world import END, NODE, OBJECT_BATCHES, TOPIC, World, payload
@@ -315,6 +316,17 @@ async def test_a_damaged_snapshot_is_passed_over(world: World) -> None:
     await world.store.delete_many([snapshot_key(older, NODE)])
     with pytest.raises(SnapshotUnreadable):
         await newest_snapshot(world.store)
+
+
+async def test_the_newest_snapshot_is_that_of_the_newest_state_whatever_the_clock_said(world: World) -> None:
+    former = await world.catalog.snapshot()
+    await world.catalog.prepare_objects(NODE, world.epoch, 10)
+    behind = replace(await world.catalog.snapshot(), taken_at_ms=former.taken_at_ms - 60_000)
+    for snapshot in (behind, former):
+        await world.store.put(snapshot_key(snapshot, NODE), [encode_snapshot(snapshot)])
+    assert await snapshot_keys(world.store) == [snapshot_key(former, NODE), snapshot_key(behind, NODE)]
+    assert await newest_snapshot(world.store) == (snapshot_key(behind, NODE), behind)
+    await world.storage.close()
 
 
 async def test_a_snapshot_is_a_round_trip_and_every_cut_is_noticed(world: World) -> None:
