@@ -192,9 +192,12 @@ class Partitions:
             await asyncio.gather(*(each.close() for each in streams), return_exceptions=True)
             raise
         for (topic, info), (log_stream, state_stream), state in zip(wanted, pairs, recovered, strict=True):
-            if isinstance(state, Exception):
+            # others may have taken it over meanwhile, or it is led here under a newer epoch
+            info = (self._image.topic_by_id(topic.topic_id.bytes) or topic).partitions[info.index]
+            if isinstance(state, Exception) or info.leader != self._node_id:
                 await asyncio.gather(log_stream.close(), state_stream.close(), return_exceptions=True)
-                self._stays_offline(topic, info, state)
+                if isinstance(state, Exception):
+                    self._stays_offline(topic, info, state)
                 continue
             self._add(
                 Partition(

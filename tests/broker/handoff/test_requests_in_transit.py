@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -487,3 +487,28 @@ async def test_offsets_of_many_partitions_that_do_not_arrive_are_waited_for_toge
         response = await answer(list_offsets.handle(here.node.services, context(2, 7), request))
     codes = [each.error_code for each in response.topics[0].partitions]
     assert codes == [ErrorCode.NOT_LEADER_OR_FOLLOWER] * 2
+
+
+@pytest.mark.parametrize("leader", [NODE_ID, OTHER])
+def test_what_changes_while_a_partition_is_opened_counts_when_it_is_open(leader: int) -> None:
+    async def main() -> None:
+        here = await traveller(leader=OTHER)
+        gate = asyncio.Event()
+        open_streams = here.node.storage.open_streams
+
+        async def slow(stream_ids: Sequence[int]) -> list[FakeStream]:
+            streams = await open_streams(stream_ids)
+            await gate.wait()
+            return streams
+
+        here.node.storage.open_streams = slow  # type: ignore[method-assign]
+        await here.learn(leader=NODE_ID, leader_epoch=6)
+        await asyncio.sleep(0.01)
+        await here.learn(leader=leader, leader_epoch=8)
+        gate.set()
+        await here.settled()
+        partition = here.node.partitions.get("t", 0)
+        assert (partition and partition.leader_epoch) == (8 if leader == NODE_ID else None)
+        assert here.node.log(here.topic).closed is (leader == OTHER)
+
+    run(main())
