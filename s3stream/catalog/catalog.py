@@ -233,6 +233,9 @@ class SqlCatalog:
     ) -> list[tuple[int, str]]:
         retired_ms = older_than_ms if retired_older_than_ms is None else retired_older_than_ms
         for _ in range(SWEEP_COUNT_MAX):
+            # on SQLite nobody can write while a writer looks, and with many objects that takes long
+            if not await self._database.read(objects.any_dead):
+                break
             seen = await self._database.write(lambda tx: objects.retire_dead(tx, None), idempotent=True)
             if seen < objects.RETIRE_COUNT_MAX:
                 break

@@ -133,6 +133,12 @@ def committed_values(ranges: Sequence[StreamRange], starts: Mapping[int, int]) -
     }
 
 
+def any_dead(tx: Connection) -> bool:
+    """Whether `retire_dead` has anything to do in any stream. Goes through all objects, and locks none."""
+    dead = select(objects.c.object_id).where(objects.c.state == COMMITTED, ~_WITNESS_IS_LIVE).limit(1)
+    return tx.execute(dead).first() is not None
+
+
 def retire_dead(tx: Connection, stream_ids: Sequence[int] | None) -> int:
     """Retire or re-witness objects whose witness in these (or in any) streams is dead. Returns how many were looked at,
     `RETIRE_COUNT_MAX` at most."""

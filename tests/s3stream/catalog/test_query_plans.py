@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
+from s3stream.catalog.catalog import SqlCatalog
 from s3stream.catalog.database import Database
 from s3stream.catalog.listing import live_objects, set_objects
 from s3stream.catalog.objects import retire_dead
@@ -53,3 +54,19 @@ async def test_objects_of_streams_are_found_by_their_index(
     await database.close()
     assert found
     assert all(index in each for each in found), found
+
+
+async def test_where_no_object_is_dead_nothing_is_locked_to_look_for_them() -> None:
+    database, cluster_id = await open_database("sqlite://", create=True)
+    writes: list[Callable[[Connection], object]] = []
+    real = database.write
+
+    async def write(transaction: Callable[[Connection], Any], *, idempotent: bool) -> Any:
+        writes.append(transaction)
+        return await real(transaction, idempotent=idempotent)
+
+    database.write = write  # type: ignore[method-assign]
+    catalog = SqlCatalog(database, cluster_id)
+    assert await catalog.abandoned_objects(0, 10) == []
+    assert len(writes) == 1
+    await catalog.close()
