@@ -95,7 +95,8 @@ class World:
             if owner == (node_id, epoch):
                 self.give_back(stream_id, self.streams[stream_id].confirmed_offset)
         for info in list(self.infos):
-            if info.leader == node_id and self.nodes:
+            # one that was started again leads on
+            if info.leader == node_id and self.nodes and node_id not in self.nodes:
                 heir = info.target if info.target in self.nodes else self.rng.choice(sorted(self.nodes))
                 self.change(info.index, leader=heir, leader_epoch=info.leader_epoch + 1, target=None)
 
