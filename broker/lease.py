@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import structlog
 
+from broker.background import BackgroundTask
 from s3stream.catalog.api import BrokerFenced, Catalog, CatalogError
 
 log = structlog.get_logger()
@@ -56,21 +56,17 @@ class Lease:
         self._usable_s = lease_ms / 1000 * (1 - MARGIN)
         self._held_until = registered_at + self._usable_s
         self._is_lost = False
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(self._run, "lease")
 
     def is_held(self) -> bool:
         return self._clock() < self._held_until
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="lease")
+        self._task.start()
 
     async def stop(self) -> None:
         """Renew no more. The lease ends with the broker's registration, or runs out."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._task.stop()
 
     async def renew(self) -> None:
         """Once. Raises BrokerFenced, CatalogUnreachable."""
@@ -105,8 +101,7 @@ class Lease:
 
     def lose(self, error: Exception) -> None:
         """It is known from elsewhere that it will never be renewed again."""
-        if self._task is not None:
-            self._task.cancel()
+        self._task.cancel()
         self._lose(error)
 
     def _lose(self, error: Exception) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import structlog
 
+from broker.background import BackgroundTask
 from broker.config.broker_config import BrokerConfig
 from broker.partition import Partition
 from broker.partitions import Partitions
@@ -54,17 +54,13 @@ class Retention:
         self._partitions = partitions
         self._config = config
         self._now_ms = now_ms
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(self._run, "retention")
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="retention")
+        self._task.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._task.stop()
 
     async def check(self) -> None:
         """One round over all partitions. An error of one of them does not keep the others."""

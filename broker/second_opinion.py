@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from broker.background import BackgroundTask
 from broker.lease import Lease
 from broker.peers import PeerUnavailable
 from protocol.messages.metadata import MetadataRequest, MetadataRequestTopic, MetadataResponse
@@ -55,17 +55,13 @@ class SecondOpinion:
         self._image = image
         self._partitions = partitions
         self._peers = peers
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(self._run, "second-opinion")
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="second-opinion")
+        self._task.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._task.stop()
 
     async def _run(self) -> None:
         while True:

@@ -20,6 +20,7 @@ from uuid import UUID
 
 import structlog
 
+from broker.background import BackgroundTask
 from broker.balance.history import MoveHistory
 from broker.balance.model import IDLE, Bounds, BrokerState, Goal, Key, Load, Move, PartitionState
 from broker.balance.newcomers import Newcomers
@@ -89,18 +90,15 @@ class Balancer:
         self._effort_s = 0.0
         self.asked_for: dict[Key, Move] = {}
         """Moves that this broker has asked for and that are not made yet."""
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(self._run, "balancer")
         self._unsubscribe = image.subscribe(self._changed)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="balancer")
+        self._task.start()
 
     async def stop(self) -> None:
         self._unsubscribe()
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._task.stop()
 
     @property
     def enabled(self) -> bool:

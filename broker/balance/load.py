@@ -10,8 +10,8 @@ import asyncio
 import heapq
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 
+from broker.background import BackgroundTask
 from broker.balance.model import Load
 from broker.partition.load import WINDOW_S
 from broker.partition.partition import Partition
@@ -37,16 +37,13 @@ class LoadMeter:
         self._sampled_at = clock()
         self._sampled_cpu = cpu_clock()
         self._sampled_s = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(self._run, "load-meter")
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="load-meter")
+        self._task.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._task.stop()
 
     def busiest(self, count: int) -> list[Partition]:
         """Those partitions that have anything to do, the busiest ones if there are more than `count`."""

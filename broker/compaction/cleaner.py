@@ -16,6 +16,7 @@ from typing import Protocol
 
 import structlog
 
+from broker.background import BackgroundTask
 from broker.compaction.cleaning import Batch, CleaningInput, Filtered
 from broker.compaction.eligibility import Cleanable, cleanable
 from broker.compaction.transactions import AbortedTransaction
@@ -118,17 +119,13 @@ class LogCleaner:
         """Partition -> until when."""
         self._horizons: dict[tuple[bytes, int], int] = {}
         """Partition -> when the first tombstone or marker of its compacted part may go, as far as is known."""
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(self._run, "log-cleaner")
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="log-cleaner")
+        self._task.start()
 
     async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._task.stop()
         self._passes.close()
 
     async def _run(self) -> None:

@@ -26,6 +26,7 @@ from uuid import UUID
 
 import structlog
 
+from broker.background import BackgroundTask
 from broker.cluster.image import MetadataImage
 from broker.handoff.announcing import Key, announce
 from broker.partition.partition import Partition
@@ -87,22 +88,19 @@ class Mover:
         self._loop = asyncio.get_running_loop()
         self._moves: dict[Key, _Move] = {}
         self._woken = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(self._run, "handoff")
         self._unsubscribe: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         self._unsubscribe = self._image.subscribe(self._changed)
         for topic in self._image.topics():
             self._note(topic)
-        self._task = asyncio.create_task(self._run(), name="handoff")
+        self._task.start()
 
     async def stop(self) -> None:
         """What is held stays so: the storage closes it. A move that the catalog has done is done."""
         self._unsubscribe()
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await self._task.stop()
 
     # -- what is to be moved ----------------------------------------------------------------------------------------
     def _changed(self, changes: Changes) -> None:
