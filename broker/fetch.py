@@ -152,6 +152,9 @@ class Fetch:
         """See `Partitions.park`."""
         return self._services.partitions.park(*key, parked)
 
+    def leave_parking(self, key: tuple[str, int], parked: Callable[[], None]) -> None:
+        self._services.partitions.leave_parking(*key, parked)
+
     async def read_cold(self) -> None:
         """Fetch what `read` did not find in memory."""
         limit = asyncio.Semaphore(COLD_READS_MAX)
@@ -212,7 +215,7 @@ class WaitingFetch(Deferred):
         self._over = False
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(max_wait_ms / 1000, self._time_is_over)
-        self._parked: set[tuple[str, int]] = set()
+        self._parked: dict[tuple[str, int], Callable[[], None]] = {}
         self._register()
 
     def _register(self) -> None:
@@ -221,8 +224,10 @@ class WaitingFetch(Deferred):
             if target.partition is not None:
                 target.partition.add_fetch_waiter(self, fetch.isolation_level == READ_COMMITTED)
         for key in fetch.arriving:
-            if key not in self._parked and fetch.park(key, partial(self._arrived, key)):
-                self._parked.add(key)
+            if key not in self._parked:
+                parked = partial(self._arrived, key)
+                if fetch.park(key, parked):
+                    self._parked[key] = parked
 
     def advanced(self, size: int) -> None:
         self._missing_size -= size
@@ -230,7 +235,7 @@ class WaitingFetch(Deferred):
             self._schedule()
 
     def _arrived(self, key: tuple[str, int]) -> None:
-        self._parked.discard(key)
+        self._parked.pop(key, None)
         if not self.done and not self.cancelled:
             self._schedule()
 
@@ -271,3 +276,5 @@ class WaitingFetch(Deferred):
         for target in self._fetch.targets:
             if target.partition is not None:
                 target.partition.remove_fetch_waiter(self)
+        while self._parked:
+            self._fetch.leave_parking(*self._parked.popitem())

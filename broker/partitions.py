@@ -4,7 +4,7 @@ Invariants
 ----------
 * `get` returns a partition only while it is led here and its state has been recovered.
 * The streams of everything that is opened together are opened in one catalog transaction.
-* Opening and closing of one topic never overlap.
+* Opening and closing of one topic never overlap, and nothing is opened that is still to be closed.
 * A partition that is being handed over (`broker.handoff`) accepts nothing but is read on (`readable`), until the image
   says that another broker leads it, or it goes on here.
 * A partition whose records or snapshots cannot be read is offline, alone: it is answered for as one that is not led
@@ -72,6 +72,8 @@ class Partitions:
         self.refused = RefusedBatches(image)
         self._offline: dict[UUID, set[int]] = {}
         """Partitions that are to be tried again."""
+        self._shut: set[tuple[UUID, int]] = set()
+        """Partitions that are not to be opened for now: their streams are still to be closed."""
         self._follows_new_topics = False
         self._closed = False
         self._inspections = InspectionBudget()
@@ -110,6 +112,10 @@ class Partitions:
         """Have `parked` called when the partition has arrived or gone, or when that takes too long. False: there is
         nothing to wait for, or no room."""
         return self.in_transit(topic, index) and self._parking.park((topic, index), parked)
+
+    def leave_parking(self, topic: str, index: int, parked: Parked) -> None:
+        """Nobody waits for that any more: it is not called, unless it was already."""
+        self._parking.leave((topic, index), parked)
 
     def watch(self, topic: str, opened: Watcher, closed: Watcher) -> None:
         """Be told, on the loop's thread, when partitions of this topic come and go. One watcher per topic."""
@@ -177,6 +183,7 @@ class Partitions:
             not self._closed
             and partition.leader == self._node_id
             and partition.index not in self._by_topic.get(topic.topic_id, ())
+            and (topic.topic_id, partition.index) not in self._shut
         )
 
     async def _open(self, wanted: Sequence[_Wanted]) -> None:
@@ -216,9 +223,11 @@ class Partitions:
         self._release_parked()
 
     async def _recover(self, pairs: Sequence[tuple[Stream, Stream]]) -> list[RecoveredState | Exception]:
-        """States in the order of `pairs`, or why one cannot be read. A log that never had a record needs no reading."""
+        """States in the order of `pairs`, or why one cannot be read. What never had a record needs no reading; a log
+        that is empty because all of it was given up may have snapshots of what it had."""
         states: list[RecoveredState | Exception | None] = [
-            empty_state() if log_stream.next_offset == 0 else None for log_stream, _ in pairs
+            empty_state() if log_stream.next_offset == state_stream.next_offset == 0 else None
+            for log_stream, state_stream in pairs
         ]
 
         async def recover(position: int) -> None:
@@ -360,6 +369,7 @@ class Partitions:
             if info.leader != self._node_id:
                 self._remove(partition, topic.topic_id)
                 partition.stop()
+                self._shut.add((topic.topic_id, partition.index))
                 self._spawn(self._hand_over(topic.topic_id, partition))
                 continue
             partition.set_config(config)
@@ -386,6 +396,9 @@ class Partitions:
     async def _hand_over(self, topic_id: UUID, partition: Partition) -> None:
         async with self._locks[topic_id]:
             await self._close(partition, is_gone=False)
+        self._shut.discard((topic_id, partition.index))
+        # it may be led here again, which nobody could act on
+        await self._open_followed([topic_id])
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name="partitions-follow")

@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 async def arrived(partitions: Partitions, keys: Iterable[tuple[str, int]]) -> None:
     """Return when each of them has arrived, or will not, or is not waited for any longer."""
     waiting = []
-    for topic, index in keys:
-        settled = asyncio.Event()
-        if partitions.park(topic, index, settled.set):
-            waiting.append(settled)
-    for settled in waiting:
-        await settled.wait()
+    try:
+        for topic, index in keys:
+            settled = asyncio.Event()
+            if partitions.park(topic, index, settled.set):
+                waiting.append((topic, index, settled))
+        for *_, settled in waiting:
+            await settled.wait()
+    finally:
+        for topic, index, settled in waiting:
+            partitions.leave_parking(topic, index, settled.set)

@@ -3,7 +3,8 @@
 Invariants
 ----------
 * Who is parked is called exactly once, in the order of parking per partition: when the partition has arrived or has
-  gone, after `WAIT_MAX_S`, or when the broker stops. It looks for itself what became of the partition.
+  gone, after `WAIT_MAX_S`, or when the broker stops. It looks for itself what became of the partition. Who leaves
+  before is not called, and nothing of it is kept.
 * How many wait for one partition is bounded; what their requests hold is counted by their connections.
 """
 
@@ -31,7 +32,7 @@ class _Place:
 
     def __init__(self, expiry: asyncio.TimerHandle) -> None:
         self.expiry = expiry
-        self.waiting: list[Parked] = []
+        self.waiting: dict[Parked, None] = {}
 
 
 class Parking:
@@ -46,7 +47,7 @@ class Parking:
         return list(self._places)
 
     def park(self, key: Key, parked: Parked) -> bool:
-        """False: there is no room, or nothing to wait for any more."""
+        """False: there is no room, or nothing to wait for any more. Each `parked` of a partition is another one."""
         if self._closed:
             return False
         place = self._places.get(key)
@@ -55,8 +56,18 @@ class Parking:
             place = self._places[key] = _Place(expiry)
         if len(place.waiting) >= PARKED_MAX:
             return False
-        place.waiting.append(parked)
+        place.waiting[parked] = None
         return True
+
+    def leave(self, key: Key, parked: Parked) -> None:
+        """Wait no more. Nothing happens if it was called already."""
+        place = self._places.get(key)
+        if place is None:
+            return
+        place.waiting.pop(parked, None)
+        if not place.waiting:
+            place.expiry.cancel()
+            del self._places[key]
 
     def release(self, key: Key) -> None:
         """Call whoever waits for this partition."""

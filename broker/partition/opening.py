@@ -25,7 +25,8 @@ _SNAPSHOT_SIZE_MAX = 256 << 20
 
 @dataclass(slots=True)
 class RecoveredState:
-    """`snapshot_offset` is the log offset of the snapshot used (-1: none), `replayed_size` what was read after it.
+    """`snapshot_offset` is the log offset of the snapshot used (0: none, and none is needed of an empty log),
+    `replayed_size` what was read after it.
     `supersedes`: a later snapshot is of records that were given up; this state is to be saved after it, before others
     have the offsets of those."""
 
@@ -38,7 +39,7 @@ class RecoveredState:
 
 def empty_state() -> RecoveredState:
     """The state of a log that nothing was ever appended to."""
-    return RecoveredState(LeaderEpochs(), ProducerStates(), -1, 0)
+    return RecoveredState(LeaderEpochs(), ProducerStates(), 0, 0)
 
 
 async def recover_state(log_stream: Stream, state_stream: Stream) -> RecoveredState:

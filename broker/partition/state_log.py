@@ -17,7 +17,7 @@ NO_TIMESTAMP = -1
 
 
 class StateLog:
-    """`snapshot_offset` is the log offset of the newest snapshot (-1: none), `snapshot_size` its bytes."""
+    """`snapshot_offset` is the log offset of the newest snapshot (0: none), `snapshot_size` its bytes."""
 
     __slots__ = ("_state", "snapshot_offset", "snapshot_size")
 

@@ -126,6 +126,31 @@ async def test_a_snapshot_of_records_that_were_lost_is_not_used_either_when_othe
     assert node.appended("t", batch([b"b"], producer_id=7, epoch=0, sequence=1)).base_offset == 2
 
 
+async def test_a_snapshot_of_a_log_that_was_lost_as_a_whole_is_never_used() -> None:
+    node = Node()
+    topic = await node.topic("t")
+    for sequence in range(2):
+        node.appended("t", batch([b"a"], producer_id=7, epoch=0, sequence=sequence))
+    await node.partitions.close_all()
+    node.storage.flush()
+    node.log(topic).confirmed_offset = 0
+    node = await restarted(node)
+    for sequence in range(2):
+        node.appended("t", batch([b"x"], producer_id=8, epoch=0, sequence=sequence))
+    node.storage.flush()
+    node = await restarted(node)
+    assert node.appended("t", batch([b"b"], producer_id=7, epoch=0, sequence=1)).base_offset == 2
+
+
+async def test_a_log_that_never_had_a_record_leaves_no_snapshot_that_would_have_to_be_read() -> None:
+    node = Node()
+    await node.topic("t", partitions=3)
+    await node.partitions.close_all()
+    node.storage.flush()
+    node = await restarted(node)
+    assert all(stream.next_offset == stream.fetches == 0 for stream in node.storage.streams.values())
+
+
 async def test_the_log_start_survives() -> None:
     node = Node()
     await node.topic("t")

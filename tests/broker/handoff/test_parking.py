@@ -40,6 +40,25 @@ def test_nobody_waits_for_longer_than_the_limit() -> None:
     run(main())
 
 
+def test_who_leaves_is_not_called_and_not_kept() -> None:
+    async def main() -> None:
+        parking, called = Parking(), []
+        ones = [lambda number=number: called.append(number) for number in range(3)]  # type: ignore[misc]
+        for one in ones:
+            parking.park(HERE, one)
+        parking.leave(HERE, ones[1])
+        parking.release(HERE)
+        assert called == [0, 2]
+        parking.leave(HERE, ones[0])
+        parking.park(THERE, ones[1])
+        parking.leave(THERE, ones[1])
+        assert not parking
+        await asyncio.sleep(2 * WAIT_MAX_S)
+        assert called == [0, 2]
+
+    run(main())
+
+
 def test_there_is_room_for_so_many_and_none_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parking_module, "PARKED_MAX", 2)
 

@@ -242,6 +242,33 @@ async def test_one_that_comes_back_before_that_was_noticed_is_opened_anew() -> N
 
 
 @in_virtual_time
+async def test_one_that_comes_back_before_its_streams_are_closed_is_opened_when_they_are() -> None:
+    away = await traveller()
+    node, open_streams, goes_on = away.node, away.node.storage.open_streams, asyncio.Event()
+
+    async def open_slowly(stream_ids: Sequence[int]) -> list[FakeStream]:
+        for each in stream_ids:
+            if (held := node.storage.streams.get(each)) is not None and not held.closed:
+                raise ValueError(f"stream {each} is open already")
+        await goes_on.wait()
+        return await open_streams(stream_ids)
+
+    node.storage.open_streams = open_slowly  # type: ignore[method-assign]
+    info = node.topic_info("t", partitions=2, leader=OTHER)
+    for index in range(2):  # one is being opened, and one is to be opened next
+        more = replace(info.partitions[index], index=2 + index, leader=NODE_ID)
+        away.topic = replace(away.topic, partitions=(*away.topic.partitions, more))
+        await away.learn()
+        await asyncio.sleep(0)
+    await away.learn(leader=OTHER, leader_epoch=6)
+    await away.learn(leader=NODE_ID, leader_epoch=7)
+    goes_on.set()
+    await away.settled()
+    await away.settled()
+    assert [index for index in range(4) if node.partitions.get("t", index) is None] == []
+
+
+@in_virtual_time
 async def test_what_is_not_durable_when_somebody_else_took_it_is_answered() -> None:
     away = await traveller()
     appended = away.node.produce("t")
@@ -415,6 +442,17 @@ async def test_a_fetch_waits_no_longer_than_it_wants_to() -> None:
     await asyncio.sleep(0.51)
     [data] = outcome(waiting).responses[0].partitions
     assert data.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+@in_virtual_time
+async def test_nothing_is_kept_of_a_fetch_that_was_answered_or_whose_connection_is_gone() -> None:
+    here = await traveller(leader=OTHER, target=NODE_ID)
+    here.node.fetch({("t", 0): 0}, max_wait_ms=100)
+    gone = here.node.fetch({("t", 0): 0}, max_wait_ms=5000)
+    assert here.node.partitions._parking
+    gone.cancel()
+    await asyncio.sleep(0.11)
+    assert not here.node.partitions._parking
 
 
 @pytest.mark.parametrize("timestamp", [-1, -2, 0])
