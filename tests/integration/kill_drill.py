@@ -28,7 +28,7 @@ from bench.history import Outcome, check
 from bench.postgres_process import PostgresServer
 from bench.seaweedfs_process import ACCESS_KEY, SECRET_KEY, SeaweedFs
 
-from .foreign_producers import FOREIGN
+from .foreign_producers import ForeignProducer
 from .load import (
     WatchedConsumer,
     WatchedProducer,
@@ -61,7 +61,7 @@ class Plan:
     args: Sequence[str] = ()
     """Further flags of `tailrace serve`."""
     clients: Sequence[str] = ()
-    """Other libraries that produce beside librdkafka: names of `FOREIGN`."""
+    """Other libraries that produce beside librdkafka, by the names of their drivers."""
     count_objects: Callable[[], int] | None = None
     """Where they are not files in the data dir."""
 
@@ -90,7 +90,7 @@ def run(plan: Plan, directory: Path) -> str:
             )
             for number in range(plan.producers)
         ]
-        foreign = [FOREIGN[name](broker.address, TOPICS, name, plan.rate_per_s) for name in plan.clients]
+        foreign = [ForeignProducer(broker.address, TOPICS, name, plan.rate_per_s) for name in plan.clients]
         consumers = [WatchedConsumer(broker.address, TOPICS, "g", f"c{number}") for number in range(2)]
         for client in (*producers, *foreign, *consumers):
             client.start()

@@ -170,19 +170,18 @@ class Client:
             running.kill()
 
 
-class RunningConsumer:
-    """A driver's `consume`, with the records that it has printed so far in `records`."""
+class DriverProcess:
+    """A program of `drivers`, and what it tells, an object a line, as it comes: `told` is called in another thread."""
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], told: Callable[[dict[str, Any]], object]) -> None:
         self.name = name
-        self.records: list[dict[str, Any]] = []
-        self._errors: list[str] = []
-        self._came = threading.Condition()
+        self.complaints: list[str] = []
+        self._told = told
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self._readers = [
-            threading.Thread(target=target, daemon=True) for target in (self._read_output, self._read_errors)
+            threading.Thread(target=target, daemon=True) for target in (self._read_output, self._read_complaints)
         ]
         for reader in self._readers:
             reader.start()
@@ -190,42 +189,71 @@ class RunningConsumer:
     def _read_output(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("{"):
-                with self._came:
-                    self.records.append(json.loads(line))
-                    self._came.notify_all()
-        with self._came:
-            self._came.notify_all()
+            if line.startswith("{") and line.endswith("\n"):
+                self._told(json.loads(line))
 
-    def _read_errors(self) -> None:
+    def _read_complaints(self) -> None:
         assert self._process.stderr is not None
-        self._errors.extend(self._process.stderr)
+        self.complaints.extend(self._process.stderr)
 
-    def wait_for(self, count: int, timeout: float = 60) -> None:
-        """Return once it has printed `count` records in all."""
-        with self._came:
-            ready = self._came.wait_for(lambda: len(self.records) >= count or self._process.poll() is not None, timeout)
-        assert ready, f"{self.name}: {len(self.records)} of {count} records came"
-        assert len(self.records) >= count, f"{self.name} ended: {''.join(self._errors)[-3000:]}"
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
-    def wait(self, timeout: float = 90) -> list[dict[str, Any]]:
-        """All it printed, once it has ended by itself."""
+    def feed(self, lines: str) -> None:
+        """Raises AssertionError if it does not take them any more."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(lines)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self.wait()
+            raise AssertionError(f"{self.name} ended before its input did") from None
+
+    def ask_to_end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def wait(self, timeout: float = 90) -> None:
+        """Until it has ended by itself, and all it told is known. Raises AssertionError if it failed."""
         returned = self._process.wait(timeout)
         for reader in self._readers:
             reader.join()
-        assert returned == 0, f"{self.name} exit {returned}: {''.join(self._errors)[-3000:]}"
+        assert returned == 0, f"{self.name} exit {returned}: {self.last_words()}"
+
+    def last_words(self) -> str:
+        return "".join(self.complaints)[-3000:]
+
+    def send_signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        if not self.has_ended:
+            self._process.kill()
+            self._process.wait()
+        for reader in self._readers:
+            reader.join()
+
+
+class RunningConsumer:
+    """A driver's `consume`, with the records that it has printed so far in `records`."""
+
+    def __init__(self, name: str, command: Sequence[str]) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._process = DriverProcess(name, command, self.records.append)
+
+    def wait(self) -> list[dict[str, Any]]:
+        """All it printed, once it has ended by itself."""
+        self._process.wait()
         return self.records
 
     def leave(self) -> list[dict[str, Any]]:
         """Ask it to commit and leave its group."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._process.ask_to_end()
         return self.wait()
 
     def kill(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
 
 
 def pack(data: bytes | None) -> str | None:

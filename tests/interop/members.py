@@ -1,28 +1,48 @@
-"""Members of a consumer group as processes, in Java and by librdkafka; what they tell is judged by `ownership`."""
+"""Members of a consumer group as processes, one program a client; what they tell is judged by `ownership`."""
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from .clients import DRIVERS, Settings, java_program
+from .clients import DRIVERS, DriverProcess, Settings, franz_driver, java_program
 from .ownership import MemberLog
 
 CLASSIC = ("group.protocol=classic", "session.timeout.ms=3000", "heartbeat.interval.ms=300")
 CONSUMER = ("group.protocol=consumer",)
 
 
-def java_member() -> list[str]:
-    return java_program("Member", "error")
+@dataclass(frozen=True, slots=True)
+class MemberProgram:
+    """`command` builds it where that is needed. It uses its client's defaults."""
+
+    command: Callable[[], list[str]]
+    one_broker: Settings = ()
+    """For a cluster of one broker that is killed: without it a client that bootstraps anew does so without a pause
+    (Java), or waits for it for ever (librdkafka)."""
 
 
-def librdkafka_member() -> list[str]:
-    return [sys.executable, str(DRIVERS / "confluent_member.py")]
+PROGRAMS = {
+    "java": MemberProgram(
+        lambda: java_program("Member", "error"),
+        (
+            *("metadata.recovery.strategy=none", "reconnect.backoff.max.ms=100"),
+            *("retry.backoff.max.ms=200", "metadata.max.age.ms=2000"),
+        ),
+    ),
+    "librdkafka": MemberProgram(
+        lambda: [sys.executable, str(DRIVERS / "confluent_member.py")],
+        (
+            *("metadata.recovery.strategy=none", "reconnect.backoff.max.ms=100"),
+            *("topic.metadata.refresh.interval.ms=2000", "log_level=0"),
+        ),
+    ),
+    "aiokafka": MemberProgram(lambda: [sys.executable, str(DRIVERS / "aiokafka_member.py")]),
+    "franz-go": MemberProgram(lambda: [*franz_driver(), "member"]),
+}
 
 
 class Member(MemberLog):
@@ -32,34 +52,19 @@ class Member(MemberLog):
         self, name: str, program: Sequence[str], bootstrap: str, group: str, topics: str, settings: Settings = ()
     ) -> None:
         super().__init__(name)
-        self.complaints: list[str] = []
         self._stop_began = 0
-        self._process = subprocess.Popen(
-            [*program, bootstrap, group, topics, *settings],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._readers = [
-            threading.Thread(target=target, daemon=True) for target in (self._read_output, self._read_errors)
-        ]
-        for reader in self._readers:
-            reader.start()
+        self._process = DriverProcess(name, [*program, bootstrap, group, topics, *settings], self._told)
 
-    def _read_output(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{") and line.endswith("\n"):
-                self.events.append(json.loads(line))
-
-    def _read_errors(self) -> None:
-        assert self._process.stderr is not None
-        self.complaints.extend(self._process.stderr)
+    def _told(self, event: dict[str, object]) -> None:
+        event.setdefault("at", time.monotonic_ns())
+        self.events.append(event)
 
     @property
     def ended(self) -> bool:
-        return self._process.poll() is not None
+        return self._process.has_ended
+
+    def last_words(self) -> str:
+        return self._process.last_words()
 
     def leave(self) -> None:
         """Ask it to commit and leave, and wait until it has."""
@@ -67,22 +72,15 @@ class Member(MemberLog):
         self.wait()
 
     def ask_to_leave(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._process.ask_to_end()
 
     def wait(self, timeout_s: float = 30) -> None:
-        code = self._process.wait(timeout_s)
-        for reader in self._readers:
-            reader.join()
-        assert code == 0, f"{self.name}: exit {code}\n{''.join(self.complaints)[-3000:]}"
+        self._process.wait(timeout_s)
 
     def kill(self) -> None:
-        if self._process.poll() is None:
+        if not self.ended:
             self.killed_at = time.monotonic_ns()
-            self._process.kill()
-            self._process.wait()
-        for reader in self._readers:
-            reader.join()
+        self._process.kill()
 
     def stop(self) -> None:
         self._stop_began = time.monotonic_ns()

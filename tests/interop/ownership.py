@@ -113,6 +113,17 @@ def needless_moves(member: MemberLog, since: int) -> list[Place]:
     return returned
 
 
+def positions(members: Iterable[MemberLog]) -> dict[Place, int]:
+    """How far anybody has read, where anybody has."""
+    found: dict[Place, int] = defaultdict(int)
+    for member in members:
+        for event in list(member.events):
+            if event["event"] == "polled":
+                place = (event["topic"], event["partition"])
+                found[place] = max(found[place], event["records"][-1][0] + 1)
+    return found
+
+
 @dataclass
 class Watched:
     """A member as `tests.integration.load.history_of` wants a consumer."""

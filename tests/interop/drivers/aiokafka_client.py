@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from lines import read_records, settings, stop_when_stdin_closes, write, write_record
+from aiokafka.structs import RecordMetadata
+from lines import record_of, settings, stop_when_stdin_closes, write, write_record
+
+LINE_SIZE_MAX = 4 << 20
 
 
-async def produce(bootstrap: str, topic: str, codec: str, acks: str) -> None:
+async def lines_of_stdin() -> asyncio.StreamReader:
+    """Without blocking: the client works while there is nothing to read."""
+    reader = asyncio.StreamReader(LINE_SIZE_MAX)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+async def produce(bootstrap: str, topic: str, codec: str, configs: dict[str, str]) -> None:
+    acks, tells = configs.get("acks", "all"), configs.get("tell") == "acks"
+
+    def acknowledged(number: int, sent: asyncio.Future[RecordMetadata]) -> None:
+        if tells and sent.exception() is None:
+            write(n=number, o=sent.result().offset)
+
     async with AIOKafkaProducer(
         bootstrap_servers=bootstrap,
         acks="all" if acks == "all" else int(acks),
@@ -20,8 +37,10 @@ async def produce(bootstrap: str, topic: str, codec: str, acks: str) -> None:
         max_request_size=1_040_000,
         linger_ms=5,
     ) as producer:
-        waiting = [
-            await producer.send(
+        waiting: list[asyncio.Future[RecordMetadata]] = []
+        async for line in await lines_of_stdin():
+            record = record_of(line)
+            sending = await producer.send(
                 topic,
                 key=record["k"],
                 value=record["v"],
@@ -29,8 +48,8 @@ async def produce(bootstrap: str, topic: str, codec: str, acks: str) -> None:
                 timestamp_ms=record["t"],
                 partition=record.get("p"),
             )
-            for record in read_records()
-        ]
+            sending.add_done_callback(partial(acknowledged, len(waiting)))
+            waiting.append(sending)
         await asyncio.gather(*waiting)
     write(acked=len(waiting))
 
@@ -117,7 +136,7 @@ if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     match command:
         case "produce":
-            asyncio.run(produce(*arguments[:3], settings(arguments[3:]).get("acks", "all")))
+            asyncio.run(produce(*arguments[:3], settings(arguments[3:])))
         case "consume":
             asyncio.run(consume(*arguments[:3], int(arguments[3])))
         case "times":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
@@ -10,6 +11,7 @@ from lines import read_records, settings, stop_when_stdin_closes, write, write_r
 
 
 def produce(bootstrap: str, topic: str, codec: str, configs: dict[str, str]) -> None:
+    tells = configs.pop("tell", "") == "acks"
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
@@ -22,13 +24,15 @@ def produce(bootstrap: str, topic: str, codec: str, configs: dict[str, str]) -> 
     )
     acked = 0
 
-    def delivered(error: KafkaError | None, _message: Message) -> None:
+    def delivered(number: int, error: KafkaError | None, message: Message) -> None:
         nonlocal acked
         if error is not None:
             raise KafkaException(error)
         acked += 1
+        if tells:
+            write(n=number, o=message.offset())
 
-    for record in read_records():
+    for number, record in enumerate(read_records()):
         producer.produce(
             topic,
             key=record["k"],
@@ -36,7 +40,7 @@ def produce(bootstrap: str, topic: str, codec: str, configs: dict[str, str]) -> 
             headers=record["h"],
             timestamp=record["t"],
             partition=-1 if record.get("p") is None else record["p"],
-            on_delivery=delivered,
+            on_delivery=partial(delivered, number),
         )
         producer.poll(0)
     if producer.flush(60):

@@ -25,11 +25,7 @@ class Member:
 
     def __init__(self, bootstrap: str, group: str, configs: dict[str, str]) -> None:
         defaults = {"auto.offset.reset": "earliest", "enable.auto.commit": False}
-        reconnect = {"reconnect.backoff.max.ms": 100, "metadata.recovery.strategy": "none"}
-        quick = {"topic.metadata.refresh.interval.ms": 2000, "log_level": 0}
-        self.consumer = Consumer(
-            {"bootstrap.servers": bootstrap, "group.id": group, **defaults, **reconnect, **quick, **configs}
-        )
+        self.consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, **defaults, **configs})
         self.positions: dict[tuple[str, int], int] = {}
 
     def assigned(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:

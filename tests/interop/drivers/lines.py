@@ -18,13 +18,17 @@ def unpack(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text)
 
 
+def record_of(line: str | bytes) -> dict[str, Any]:
+    """A record with its key, value and headers as bytes."""
+    record: dict[str, Any] = json.loads(line)
+    record["k"], record["v"] = unpack(record["k"]), unpack(record["v"])
+    record["h"] = [(name, unpack(value)) for name, value in record.get("h", [])]
+    return record
+
+
 def read_records() -> Iterator[dict[str, Any]]:
-    """Records of standard input with keys, values and headers as bytes."""
-    for line in sys.stdin:
-        record = json.loads(line)
-        record["k"], record["v"] = unpack(record["k"]), unpack(record["v"])
-        record["h"] = [(name, unpack(value)) for name, value in record.get("h", [])]
-        yield record
+    """Those of standard input."""
+    return map(record_of, sys.stdin)
 
 
 def settings(arguments: Iterable[str]) -> dict[str, str]:

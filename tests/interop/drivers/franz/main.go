@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,6 +83,7 @@ func options(settings []string) []kgo.Opt {
 			found = append(found, kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite())
 		case name == "acks" && value == "1":
 			found = append(found, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())
+		case name == "tell": // see produce
 		case name == "version":
 			found = append(found, kgo.MaxVersions(kversion.FromString(value)))
 		default:
@@ -92,10 +94,11 @@ func options(settings []string) []kgo.Opt {
 }
 
 func produce(ctx context.Context, bootstrap, topic, codec string, settings []string) {
-	client, err := kgo.NewClient(append(options(settings), kgo.SeedBrokers(bootstrap), kgo.ProducerBatchCompression(codecs[codec]),
+	client, err := kgo.NewClient(append(options(settings), kgo.SeedBrokers(strings.Split(bootstrap, ",")...), kgo.ProducerBatchCompression(codecs[codec]),
 		kgo.ProducerLinger(5*time.Millisecond), kgo.RecordPartitioner(choose()))...)
 	check(err)
 	lines := bufio.NewReaderSize(os.Stdin, 1<<20)
+	tells := slices.Contains(settings, "tell=acks")
 	count := 0
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -116,7 +119,13 @@ func produce(ctx context.Context, bootstrap, topic, codec string, settings []str
 			check(json.Unmarshal(text, &value))
 			sent.Headers = append(sent.Headers, kgo.RecordHeader{Key: pair[0].(string), Value: deref(value)})
 		}
-		client.Produce(ctx, sent, func(_ *kgo.Record, err error) { check(err) })
+		number := count
+		client.Produce(ctx, sent, func(r *kgo.Record, err error) {
+			check(err)
+			if tells {
+				write(map[string]int64{"n": int64(number), "o": r.Offset})
+			}
+		})
 		count++
 	}
 	check(client.Flush(ctx))
@@ -260,6 +269,8 @@ func main() {
 		count, err := strconv.Atoi(a[4])
 		check(err)
 		consume(ctx, a[1], a[2], a[3], count, a[5:])
+	case "member":
+		newMember(a[1], a[2], strings.Split(a[3], ","), a[4:]).run(ctx)
 	case "times":
 		timestamp, err := strconv.ParseInt(a[3], 10, 64)
 		check(err)

@@ -51,6 +51,7 @@ public class Driver {
 
     static void produce(String topic, Map<String, Object> config) throws Exception {
         int acked = 0;
+        boolean tells = "acks".equals(config.remove("tell"));
         try (var producer = new KafkaProducer<>(config, new ByteArraySerializer(), new ByteArraySerializer())) {
             List<Future<?>> waiting = new ArrayList<>();
             for (String line = IN.readLine(); line != null; line = IN.readLine()) {
@@ -58,7 +59,10 @@ public class Driver {
                 Integer partition = r.hasNonNull("p") ? r.get("p").asInt() : null;
                 var record = new ProducerRecord<>(topic, partition, r.get("t").asLong(), unpack(r.get("k")), unpack(r.get("v")));
                 for (JsonNode h : r.withArray("h")) record.headers().add(h.get(0).asText(), unpack(h.get(1)));
-                waiting.add(producer.send(record));
+                int number = waiting.size();
+                waiting.add(producer.send(record, (sent, error) -> {
+                    if (tells && error == null) System.out.println(JSON.createObjectNode().put("n", number).put("o", sent.offset()));
+                }));
             }
             for (Future<?> each : waiting) {
                 each.get();

@@ -108,10 +108,8 @@ public class Member implements ConsumerRebalanceListener {
     }
 
     public static void main(String[] a) {
-        // without the broker a client that bootstraps anew does so without a pause and leaves no processor to the broker
-        Map<String, Object> config = new HashMap<>(Map.of("metadata.recovery.strategy", "none", "bootstrap.servers", a[0], "group.id", a[1],
-            "auto.offset.reset", "earliest", "enable.auto.commit", false, "reconnect.backoff.max.ms", 100,
-            "retry.backoff.max.ms", 200, "metadata.max.age.ms", 2000));
+        Map<String, Object> config = new HashMap<>(Map.of("bootstrap.servers", a[0], "group.id", a[1],
+            "auto.offset.reset", "earliest", "enable.auto.commit", false));
         for (String each : Arrays.asList(a).subList(3, a.length)) config.put(each.split("=", 2)[0], each.split("=", 2)[1]);
         var stop = new AtomicBoolean();
         var waiter = new Thread(() -> {
