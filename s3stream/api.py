@@ -169,6 +169,10 @@ class Usage:
     appended_size: int
     cache_hit_count: int
     cache_miss_count: int
+    compaction_read_size: int = 0
+    """What compaction of objects and by key has read from the store ..."""
+    compaction_written_size: int = 0
+    """... and written to it."""
 
 
 class Storage(Protocol):
@@ -182,6 +186,9 @@ class Storage(Protocol):
 
     def release_streams(self, streams: Iterable[Stream]) -> None:
         """Let go of streams that were committed to their ends and are closed in the catalog already."""
+
+    def pressure_level(self) -> float:
+        """`pressure().level`, for who asks often."""
 
     def pressure(self) -> Pressure: ...
 

@@ -322,11 +322,17 @@ class S3Storage:
 
     # -- pressure, uploads -----------------------------------------------------------------------------------
 
+    def pressure_level(self) -> float:
+        return self._uploader.pressure_level()
+
     def pressure(self) -> Pressure:
         return self._uploader.pressure()
 
     def usage(self) -> Usage:
-        return Usage(self._cache.appended, self.reader.hit_count, self.reader.miss_count)
+        done = self.compactor.stats
+        return Usage(
+            self._cache.appended, self.reader.hit_count, self.reader.miss_count, done.bytes_read, done.bytes_written
+        )
 
     def set_pressure_listener(self, listener: Callable[[bool], None]) -> None:
         self._uploader.set_pressure_listener(listener)

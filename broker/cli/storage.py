@@ -68,9 +68,9 @@ def storage(
     """Show what is stored, requests to the object store, and what they cost about.
 
     By broker: requests since its start, bytes written and read, hits of the block cache in percent, bytes written per
-    byte appended, what is not uploaded yet and how old it is, and the price of its requests if a month went on like
-    this. The last line is the cluster, with its objects and the price of storing them. Brokers that do not answer are
-    left out.
+    byte appended and how much of that is compaction's, what is not uploaded yet and how old it is, and the price of its
+    requests if a month went on like this. The last line is the cluster, with its objects and the price of storing them.
+    Brokers that do not answer are left out.
     """
     from broker.cli.client import Client
 
@@ -106,8 +106,8 @@ def _ask(client: Client, topics: list[str] | None) -> list[DescribeStorageRespon
 def _show_brokers(answers: list[DescribeStorageResponse], prices: Prices, json: bool) -> None:
     columns = (
         *("broker", "objects", "object_bytes", "unneeded", "put", "get", "head", "list", "delete", "failed"),
-        *("written_bytes", "read_bytes", "cache_hits", "written_per_appended", "unuploaded_bytes", "unuploaded_ms"),
-        "month",
+        *("written_bytes", "read_bytes", "cache_hits", "written_per_appended", "rewritten_per_appended"),
+        *("unuploaded_bytes", "unuploaded_ms", "month"),
     )
     rows = [_row(str(each.node_id), each, prices, None) for each in answers]
     rows.append(_row("all", _sum(answers), prices, sum(_per_month(each, prices) for each in answers)))
@@ -136,6 +136,7 @@ def _row(name: str, answer: DescribeStorageResponse, prices: Prices, requests_mo
         answer.get_size,
         round(100 * answer.cache_hit_count / asked) if asked else None,
         round(answer.put_size / answer.appended_size, 2) if answer.appended_size else None,
+        round(answer.compaction_written_size / answer.appended_size, 2) if answer.appended_size else None,
         answer.unuploaded_size,
         answer.unuploaded_age_ms,
         round(month, 2),
@@ -157,7 +158,8 @@ def _sum(answers: list[DescribeStorageResponse]) -> DescribeStorageResponse:
     )
     for name in (
         *("put_count", "get_count", "head_count", "list_count", "delete_count", "failed_count", "put_size", "get_size"),
-        *("appended_size", "cache_hit_count", "cache_miss_count", "unuploaded_size"),
+        *("appended_size", "cache_hit_count", "cache_miss_count", "compaction_read_size", "compaction_written_size"),
+        "unuploaded_size",
     ):
         setattr(summed, name, sum(getattr(each, name) for each in answers))
     return summed

@@ -45,6 +45,8 @@ async def handle(services: Services, ctx: RequestContext, request: DescribeStora
         appended_size=usage.appended_size,
         cache_hit_count=usage.cache_hit_count,
         cache_miss_count=usage.cache_miss_count,
+        compaction_read_size=usage.compaction_read_size,
+        compaction_written_size=usage.compaction_written_size,
         unuploaded_size=pressure.unuploaded_size,
         unuploaded_age_ms=pressure.unuploaded_age_ms,
         topics=_topics(services, request.topics),

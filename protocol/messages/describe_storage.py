@@ -55,6 +55,8 @@ class DescribeStorageResponse(Message):
         "appended_size",
         "cache_hit_count",
         "cache_miss_count",
+        "compaction_read_size",
+        "compaction_written_size",
         "delete_count",
         "error_code",
         "failed_count",
@@ -93,6 +95,8 @@ class DescribeStorageResponse(Message):
         "appended_size int64 0+",
         "cache_hit_count int64 0+",
         "cache_miss_count int64 0+",
+        "compaction_read_size int64 0+",
+        "compaction_written_size int64 0+",
         "unuploaded_size int64 0+",
         "unuploaded_age_ms int64 0+",
         "object_count int64 0+ default -1",
@@ -119,6 +123,8 @@ class DescribeStorageResponse(Message):
         appended_size: int = 0,
         cache_hit_count: int = 0,
         cache_miss_count: int = 0,
+        compaction_read_size: int = 0,
+        compaction_written_size: int = 0,
         unuploaded_size: int = 0,
         unuploaded_age_ms: int = 0,
         object_count: int = -1,
@@ -141,6 +147,8 @@ class DescribeStorageResponse(Message):
         self.appended_size = appended_size
         self.cache_hit_count = cache_hit_count
         self.cache_miss_count = cache_miss_count
+        self.compaction_read_size = compaction_read_size
+        self.compaction_written_size = compaction_written_size
         self.unuploaded_size = unuploaded_size
         self.unuploaded_age_ms = unuploaded_age_ms
         self.object_count = object_count

@@ -36,7 +36,9 @@ def stored(topic: str, index: int, size: int, objects: int, unuploaded: int) -> 
 def prepare(node: Cluster) -> SimpleNamespace:
     services = cast("SimpleNamespace", node.services)
     services.store_meter = StoreMeter(put_count=10, get_count=20, put_size=1500)
-    services.storage = SimpleNamespace(usage=lambda: Usage(1000, 3, 1), pressure=lambda: Pressure(0.1, 70, 800, 0))
+    services.storage = SimpleNamespace(
+        usage=lambda: Usage(1000, 3, 1, 600, 500), pressure=lambda: Pressure(0.1, 70, 800, 0)
+    )
     partitions = [stored("a", 0, 100, 2, 7), stored("b", 0, 300, 3, 0), stored("a", 1, 0, 0, 0)]
     services.partitions = SimpleNamespace(all=lambda: partitions)
     return services
@@ -48,6 +50,7 @@ async def test_a_broker_says_what_it_stores(node: Cluster) -> None:
     assert (response.node_id, response.put_count, response.get_count, response.put_size) == (1, 10, 20, 1500)
     assert (response.cache_hit_count, response.cache_miss_count, response.unuploaded_age_ms) == (3, 1, 800)
     assert (response.object_count, response.object_size) == (0, 0)
+    assert (response.appended_size, response.compaction_read_size, response.compaction_written_size) == (1000, 600, 500)
     sizes = {(topic.name, each.partition_index): each.size for topic in response.topics for each in topic.partitions}
     assert sizes == {("b", 0): 300, ("a", 0): 100}
     one = await node.ask(describe_storage, 0, DescribeStorageRequest(topics=["a"]))
@@ -83,9 +86,10 @@ def test_a_month_is_what_is_stored_and_what_is_asked() -> None:
         uptime_ms=MONTH_MS // 2, put_count=1_000_000, object_count=1, object_size=100_000_000_000, put_size=30
     )
     answer.appended_size = 20
+    answer.compaction_written_size = 10
     row = _row("all", _sum([answer, answer]), Prices(), 2 * 10.0)
     assert row[-1] == pytest.approx(100 * 0.023 + 20.0)
-    assert row[13] == 1.5
+    assert row[13:15] == (1.5, 0.5)
 
 
 def test_a_price_table_can_be_edited(tmp_path: Path) -> None:
