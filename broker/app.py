@@ -243,9 +243,7 @@ async def _leave(services: Services, epoch: int, ending: Ending) -> None:
         return ending.error is not None
 
     if not has_failed():
-        await leave(
-            services.node_id, epoch, services.catalog, services.image, services.partitions, has_failed=has_failed
-        )
+        await leave(services.node_id, epoch, services.catalog, services.image, has_failed=has_failed)
 
 
 def _static_configs(settings: Settings) -> dict[str, str]:

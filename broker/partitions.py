@@ -73,7 +73,8 @@ class Partitions:
         self._offline: dict[UUID, set[int]] = {}
         """Partitions that are to be tried again."""
         self._shut: set[tuple[UUID, int]] = set()
-        """Partitions that are not to be opened for now: their streams are still to be closed."""
+        """Partitions that are not to be opened for now: their streams are still to be closed, or they are to be handed
+        over although they cannot be read."""
         self._follows_new_topics = False
         self._closed = False
         self._inspections = InspectionBudget()
@@ -100,13 +101,13 @@ class Partitions:
         partition = find_partition(info, index)
         if info is None or partition is None or self._closed or (topic, index) in self._by_name:
             return False
-        if self.is_offline(info, index):
+        if self.is_offline(info.topic_id, index):
             return False
         return self._node_id in (partition.leader, partition.target)
 
-    def is_offline(self, topic: TopicInfo, index: int) -> bool:
-        """It is led here and cannot be read; nobody else could either."""
-        return index in self._offline.get(topic.topic_id, ())
+    def is_offline(self, topic_id: UUID, index: int) -> bool:
+        """It is led here and cannot be read."""
+        return index in self._offline.get(topic_id, ())
 
     def park(self, topic: str, index: int, parked: Parked) -> bool:
         """Have `parked` called when the partition has arrived or gone, or when that takes too long. False: there is
@@ -260,6 +261,7 @@ class Partitions:
 
     def _add(self, partition: Partition, topic_id: UUID) -> None:
         self._by_topic.setdefault(topic_id, {})[partition.index] = partition
+        self._offline.get(topic_id, set()).discard(partition.index)
         if self._image.topic_by_id(topic_id.bytes) is None:
             # deleted meanwhile, and about to be closed; its name may belong to another topic by now
             partition.stop()
@@ -317,6 +319,19 @@ class Partitions:
             del self._departing[key]
             partition.go_on()
             self._name(partition)
+
+    def shut(self, topic_id: UUID, index: int) -> bool:
+        """One that is offline is to be handed over: do not try to open it until `reopen`. False: it may be open."""
+        if not self.is_offline(topic_id, index):
+            return False
+        self._shut.add((topic_id, index))
+        return True
+
+    def reopen(self, topic_id: UUID, index: int) -> None:
+        """It is not shut any more, and is opened if it is led here: nobody could act on that meanwhile."""
+        self._shut.discard((topic_id, index))
+        if not self._closed:
+            self._spawn(self._open_followed([topic_id]))
 
     def _gone(self, partition: Partition, topic_id: UUID) -> None:
         """It was handed over: its streams are closed in the catalog, and may be open elsewhere."""
@@ -396,9 +411,7 @@ class Partitions:
     async def _hand_over(self, topic_id: UUID, partition: Partition) -> None:
         async with self._locks[topic_id]:
             await self._close(partition, is_gone=False)
-        self._shut.discard((topic_id, partition.index))
-        # it may be led here again, which nobody could act on
-        await self._open_followed([topic_id])
+        self.reopen(topic_id, partition.index)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name="partitions-follow")

@@ -15,7 +15,6 @@ import structlog
 
 from broker.cluster.image import MetadataImage
 from broker.cluster.placement import count_leaders, place_leader
-from broker.partitions import Partitions
 from s3stream.catalog.api import BrokerUnavailable, Catalog, CatalogError
 
 log = structlog.get_logger()
@@ -30,7 +29,6 @@ async def leave(
     broker_epoch: int,
     catalog: Catalog,
     image: MetadataImage,
-    partitions: Partitions,
     has_failed: Callable[[], bool],
 ) -> None:
     """Returns when nothing is led here any more, or nothing can be done about it: one that `has_failed` hands nothing
@@ -43,7 +41,7 @@ async def leave(
                 return
             await catalog.leave(node_id, broker_epoch)
             await image.refresh()
-            while _leads_anything(node_id, image, partitions) and not has_failed():
+            while _leads_anything(node_id, image) and not has_failed():
                 changed.clear()
                 targets = _plan(node_id, image)
                 if targets is None:
@@ -62,12 +60,8 @@ async def leave(
         unsubscribe()
 
 
-def _leads_anything(node_id: int, image: MetadataImage, partitions: Partitions) -> bool:
-    return any(
-        each.leader == node_id and not partitions.is_offline(topic, each.index)
-        for topic in image.topics()
-        for each in topic.partitions
-    )
+def _leads_anything(node_id: int, image: MetadataImage) -> bool:
+    return any(each.leader == node_id for topic in image.topics() for each in topic.partitions)
 
 
 def _plan(node_id: int, image: MetadataImage) -> dict[UUID, dict[int, int | None]] | None:

@@ -14,12 +14,14 @@ Invariants
 * From the call of `hand_over` on nothing of it is accepted here again, until the catalog has said that it has not
   been handed over. While the catalog does not answer nobody serves it.
 * A round whose upload takes too long is given up: its partitions go on here, and are tried again later.
+
+A partition that cannot be read here goes as it is: there is nothing of it to be uploaded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from uuid import UUID
@@ -48,8 +50,9 @@ SLOW_TRIES_MAX = 3
 FINISH_MAX_S = 2.0
 """How long the last upload may take while clients wait."""
 RETRY_MIN_S, RETRY_MAX_S = 1.0, 15.0
-"""Pauses before a move that was given up is tried again."""
-NOT_OPEN_RETRY_S = 0.1
+"""Pauses before a move that was given up is tried again, each twice as long as the one before."""
+NOT_OPEN_RETRY_MIN_S = 0.1
+"""The first of them for a partition that is not open yet."""
 SWITCH_RETRY_S = 0.05
 
 
@@ -59,7 +62,7 @@ class _Move:
     def __init__(self, target: int) -> None:
         self.target = target
         self.not_before = 0.0
-        self.pause_s = RETRY_MIN_S / 2
+        self.pause_s = 0.0
         self.slow_tries = 0
 
 
@@ -149,8 +152,8 @@ class Mover:
         for key, move in self._moves.items():
             if move.not_before > now:
                 continue
-            if self._partitions.open_partition(*key) is None:
-                move.not_before = now + NOT_OPEN_RETRY_S
+            if self._partitions.open_partition(*key) is None and not self._partitions.is_offline(*key):
+                self._postpone([key], NOT_OPEN_RETRY_MIN_S)
                 continue
             due[key] = move.target
             if len(due) == ROUND_MAX:
@@ -162,19 +165,25 @@ class Mover:
             return None
         return max(0.0, min(move.not_before for move in self._moves.values()) - self._loop.time())
 
-    def _postpone(self, keys: Iterable[Key]) -> None:
+    def _postpone(self, keys: Iterable[Key], pause_min_s: float = RETRY_MIN_S) -> None:
         for key in keys:
             if (move := self._moves.get(key)) is not None:
-                move.pause_s = min(2 * move.pause_s, RETRY_MAX_S)
+                move.pause_s = min(max(2 * move.pause_s, pause_min_s), RETRY_MAX_S)
                 move.not_before = self._loop.time() + move.pause_s
 
     # -- a round ----------------------------------------------------------------------------------------------------
     async def _round(self, moves: dict[Key, int]) -> None:
         usable = {broker.node_id for broker in self._image.brokers() if not broker.leaving} - {self._node_id}
-        lost = [key for key, target in moves.items() if target not in usable]
+        lost = set(moves.values()) - usable
         if lost:
             await self._forget(lost)
         moves = {key: target for key, target in moves.items() if target in usable}
+        unreadable = [key for key in moves if self._partitions.shut(*key)]
+        if unreadable:
+            await self._give_away(unreadable)
+            moves = {key: target for key, target in moves.items() if key not in unreadable}
+        if not moves:
+            return
         if await self._prepare(moves) > SLOW_UPLOAD_S:
             moves = self._without_patient(moves)
         held = self._hold(moves)
@@ -192,10 +201,20 @@ class Mover:
             return
         await self._switch(held, moves)
 
-    async def _forget(self, keys: Iterable[Key]) -> None:
-        """Targets that are not alive."""
-        await self._catalog.set_targets(_by_topic((key, None) for key in keys))
+    async def _forget(self, targets: Collection[int]) -> None:
+        """Targets that are not alive. A move that has another one by now is not touched."""
+        await self._catalog.cancel_moves(self._node_id, targets)
         await self._image.refresh()
+
+    async def _give_away(self, unreadable: Sequence[Key]) -> None:
+        given = await self._hand_over(unreadable)
+        if given is None:
+            return
+        await self._refresh()
+        for key in unreadable:
+            self._partitions.reopen(*key)
+        self._postpone(key for key in unreadable if key[1] not in given.get(key[0], ()))
+        log.warning("partitions that cannot be read here were handed over", partitions=len(unreadable))
 
     async def _prepare(self, moves: Mapping[Key, int]) -> float:
         """Returns how long the last upload took."""
@@ -273,7 +292,7 @@ class Mover:
         finally:
             telling.cancel()
 
-    async def _hand_over(self, ready: Mapping[Key, Partition]) -> Mapping[UUID, Iterable[int]] | None:
+    async def _hand_over(self, ready: Iterable[Key]) -> Mapping[UUID, Iterable[int]] | None:
         """What this broker does not lead any more; None: it may not say, and its end is near."""
         partitions: dict[UUID, list[int]] = {}
         for topic_id, index in ready:
@@ -301,10 +320,3 @@ class Mover:
 
 def _is_committed(partition: Partition) -> bool:
     return all(stream.committed_offset == stream.next_offset for stream in partition.streams)
-
-
-def _by_topic(targets: Iterable[tuple[Key, int | None]]) -> dict[UUID, dict[int, int | None]]:
-    found: dict[UUID, dict[int, int | None]] = {}
-    for (topic_id, index), target in targets:
-        found.setdefault(topic_id, {})[index] = target
-    return found

@@ -322,6 +322,10 @@ class Catalog(Protocol):
         The leader hands over by itself; a partition without a leader waits for its claim. Raises BrokerUnavailable.
         """
 
+    async def cancel_moves(self, leader: int, targets: Collection[int]) -> int:
+        """What `leader` leads and is to give to one of these stays, as by `set_targets`. Returns how many partitions
+        changed."""
+
     async def set_replicas(self, replicas: Mapping[UUID, Mapping[int, Sequence[int] | None]]) -> int:
         """Assign replicas (not empty). The leader stays if it is one of them, else the first that is alive becomes the
         target, and the reassignment goes on until it leads or `set_targets` changes that. None takes back one that

@@ -117,6 +117,9 @@ class SqlCatalog:
     async def set_targets(self, targets: Mapping[UUID, Mapping[int, int | None]]) -> int:
         return await self._database.write(lambda tx: leaders.set_targets(tx, targets), idempotent=True)
 
+    async def cancel_moves(self, leader: int, targets: Collection[int]) -> int:
+        return await self._database.write(lambda tx: leaders.cancel_moves(tx, leader, targets), idempotent=True)
+
     async def set_replicas(self, replicas: Mapping[UUID, Mapping[int, Sequence[int] | None]]) -> int:
         return await self._database.write(lambda tx: leaders.set_replicas(tx, replicas), idempotent=True)
 

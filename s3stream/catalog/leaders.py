@@ -79,6 +79,13 @@ def set_targets(tx: Connection, targets: Mapping[UUID, Mapping[int, int | None]]
     return _plan_each(tx, targets, plan)
 
 
+def cancel_moves(tx: Connection, leader: int, targets: Collection[int]) -> int:
+    seq = begin_change(tx)
+    cancelled = _cancel_moves(tx, and_(partitions.c.leader == leader, partitions.c.target.in_(targets)))
+    _record(tx, seq, {row.topic_id for row in cancelled})
+    return len(cancelled)
+
+
 def set_replicas(tx: Connection, replicas: Mapping[UUID, Mapping[int, Sequence[int] | None]]) -> int:
     def plan(info: PartitionInfo, assigned: Sequence[int] | None, usable: Collection[int]) -> _Plan:
         if assigned is None:
@@ -160,7 +167,7 @@ def claim_partitions(tx: Connection, node_id: int, broker_epoch: int, absent: Co
     asks = and_(brokers.c.epoch == broker_epoch, brokers.c.leaving.is_not(True))
     usable = set(tx.execute(_CAN_LEAD).scalars()) - set(absent)
     usable = usable.union(tx.execute(select(brokers.c.node_id).where(asks)).scalars()) or {node_id}
-    unplanned = _forget_targets(tx, usable)
+    unplanned = _cancel_moves(tx, partitions.c.target.not_in(usable))
     claimed = tx.execute(_select_unled(node_id)).all()
     if claimed:
         heirs = _heirs(tx, usable, [partition_info(row) for row in claimed])
@@ -203,11 +210,10 @@ def _has_stream_in(stream_ids: Any) -> ColumnElement[bool]:
     return or_(partitions.c.log_stream_id.in_(stream_ids), partitions.c.state_stream_id.in_(stream_ids))
 
 
-def _forget_targets(tx: Connection, usable: Collection[int]) -> Sequence[Row[Any]]:
-    """Give up moves to other brokers."""
+def _cancel_moves(tx: Connection, these: ColumnElement[bool]) -> Sequence[Row[Any]]:
     return tx.execute(
         update(partitions)
-        .where(partitions.c.target.is_not(None), partitions.c.target.not_in(usable))
+        .where(partitions.c.target.is_not(None), these)
         .values(
             replicas=case(
                 (partitions.c.former_replicas.is_(None), partitions.c.replicas),

@@ -15,9 +15,10 @@ from broker.handoff import leaving, mover
 from broker.request import RequestContext
 from protocol.errors import ErrorCode
 from protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
+from s3stream.api import ObjectCorrupt
 from s3stream.catalog.api import CatalogUnreachable
 from tests.broker.handlers_data.virtual_loop import run
-from tests.broker.handoff.world import Node, World
+from tests.broker.handoff.world import TOPIC_ID, Node, World
 from tests.broker.partition.batches import batch
 
 
@@ -62,7 +63,7 @@ def leads(node: Node, index: int = 0) -> bool:
 
 
 async def leave(node: Node, has_failed: Callable[[], bool] = lambda: False) -> None:
-    await leaving.leave(node.node_id, node.epoch, node.catalog, node.image, node.partitions, has_failed)
+    await leaving.leave(node.node_id, node.epoch, node.catalog, node.image, has_failed)
 
 
 def test_a_partition_goes_to_its_target_with_all_its_records() -> None:
@@ -251,6 +252,98 @@ def test_two_that_leave_at_once_do_not_give_to_each_other() -> None:
             await until(lambda: all(leads(world.nodes[2], index) for index in range(5)))
             await asyncio.gather(leave(world.nodes[1]), leave(world.nodes[2]))
             assert {info.leader for info in world.infos} == {3}
+
+    run(main())
+
+
+async def cannot_read(world: World, node_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partition 0, which holds a record, goes to this broker, which cannot read it; others could."""
+    sent = send(world.nodes[1])
+    await until(lambda: sent.done)
+
+    async def fail(*arguments: Any) -> Any:
+        raise ObjectCorrupt("it cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("broker.partitions.recover_state", fail)
+        world.set_target(0, node_id)
+        await until(lambda: world.nodes[node_id].partitions.is_offline(TOPIC_ID, 0))
+
+
+def test_what_cannot_be_read_is_handed_over_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            await cannot_read(world, 2, monkeypatch)
+            world.set_target(0, 3)
+            assert await until(lambda: leads(world.nodes[3])) < 1.0
+            moved = world.nodes[3].partitions.get("t", 0)
+            assert moved is not None
+            assert moved.high_watermark == 1
+
+    run(main())
+
+
+def test_what_cannot_be_read_and_stays_after_all_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            await cannot_read(world, 2, monkeypatch)
+            hand_over = world.nodes[2].catalog.hand_over
+
+            async def cancelled(*arguments: Any) -> Any:
+                assert not world.nodes[2].partitions._is_missing(world.topic(), world.infos[0])
+                world.set_target(0, None)
+                return await hand_over(*arguments)
+
+            world.nodes[2].catalog.hand_over = cancelled
+            world.set_target(0, 3)
+            assert await until(lambda: leads(world.nodes[2])) < 1.0
+
+    run(main())
+
+
+def test_a_broker_that_leaves_gives_away_what_it_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            await cannot_read(world, 2, monkeypatch)
+            await leave(world.nodes[2])
+            assert 2 not in {info.leader for info in world.infos}
+
+    run(main())
+
+
+def test_a_partition_that_does_not_open_is_looked_at_less_and_less_often() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            partitions, looked = world.nodes[1].partitions, list[float]()
+
+            def open_partition(*key: Any) -> None:
+                looked.append(asyncio.get_running_loop().time())
+
+            partitions.open_partition = open_partition  # type: ignore[method-assign]
+            world.set_target(0, 2)
+            await asyncio.sleep(60)
+            assert looked[1] - looked[0] < 0.2
+            assert len(looked) < 15
+
+    run(main())
+
+
+def test_a_move_that_has_another_target_by_now_is_not_cancelled_for_the_former_one() -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            await world.crash(2)
+            mover, forgotten = world.nodes[1].mover, asyncio.Event()
+            forget = mover._forget
+
+            async def forget_late(targets: Any) -> None:
+                world.set_target(0, 3)
+                await forget(targets)
+                forgotten.set()
+
+            mover._forget = forget_late  # type: ignore[method-assign]
+            world.set_target(0, 2)
+            await forgotten.wait()
+            await until(lambda: leads(world.nodes[3]))
 
     run(main())
 

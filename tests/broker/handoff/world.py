@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -160,6 +160,14 @@ class WorldCatalog:
             world.set_target(index, target)
         self._answer(is_lost)
         return len(targets)
+
+    async def cancel_moves(self, leader: int, targets: Collection[int]) -> int:
+        is_lost = await self._arrive(writes=True)
+        for info in list(self._world.infos):
+            if info.leader == leader and info.target in targets:
+                self._world.set_target(info.index, None)
+        self._answer(is_lost)
+        return 0
 
     async def hand_over(
         self, node_id: int, broker_epoch: int, partitions: Mapping[UUID, Sequence[int]]

@@ -261,3 +261,20 @@ async def test_who_comes_back_stays(catalog: Catalog) -> None:
     assert not (await register(catalog, 1)).leaving
     with pytest.raises(BrokerFenced):
         await catalog.leave(1, first.epoch)
+
+
+async def test_moves_to_brokers_that_are_gone_are_cancelled_and_no_others(catalog: Catalog) -> None:
+    await brokers(catalog)
+    topic = await topic_led_by(catalog, [1, 1, 1, 3], [[1], [1], [1], [3]])
+    await catalog.set_replicas({topic.topic_id: {0: [2]}})
+    await catalog.set_targets({topic.topic_id: {1: 2, 2: 3, 3: 2}})
+    before = await seq(catalog)
+    for expected in (2, 0):
+        assert await catalog.cancel_moves(1, [2, 7]) == expected
+    assert list((await catalog.load_changes(before)).topics) == [topic.topic_id]
+    assert [(await plan(catalog, index)) for index in range(4)] == [
+        (1, None, (1,), None),
+        (1, None, (1,), None),
+        (1, 3, (1,), None),
+        (3, 2, (3,), None),
+    ]
