@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from uuid import uuid4
@@ -82,13 +83,7 @@ async def fill(metadata_url: str, directory: Path, partitions: int, object_count
         opened = await catalog.open_streams(node_id, broker.epoch, stream_ids)
         contents = _contents(held)
         while chunk := list(islice(contents, _ROWS)):
-
-            def add(tx: Connection, chunk: Sequence[_Content] = chunk) -> int:
-                return take(tx, OBJECT_ID, len(chunk))
-
-            first = await database.write(add, idempotent=False)
-            rows = [_write(directory, first + i, each, node_id, broker.epoch) for i, each in enumerate(chunk)]
-            await database.write(lambda tx, rows=rows: tx.execute(insert(objects), rows), idempotent=False)
+            await database.write(partial(_add, directory, chunk, node_id, broker.epoch), idempotent=False)
         ends = [{"id": part.log_stream_id, "end": end} for part, end in held]
         ends += [{"id": part.state_stream_id, "end": 1} for part, _ in held]
         await database.write(lambda tx: tx.execute(_SET_ENDS, ends), idempotent=False)
@@ -125,6 +120,12 @@ def _contents(held: Iterable[tuple[PartitionInfo, int]]) -> Iterator[_Content]:
 
 def _snapshot(end_offset: int) -> bytes:
     return encode_snapshot(end_offset, LeaderEpochs([(0, 0)]), ProducerStates())
+
+
+def _add(directory: Path, contents: Sequence[_Content], node_id: int, broker_epoch: int, tx: Connection) -> None:
+    first = take(tx, OBJECT_ID, len(contents))
+    rows = [_write(directory, first + i, each, node_id, broker_epoch) for i, each in enumerate(contents)]
+    tx.execute(insert(objects), rows)
 
 
 def _write(directory: Path, object_id: int, content: _Content, node_id: int, broker_epoch: int) -> dict[str, object]:
