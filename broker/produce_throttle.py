@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from s3stream.api import Pressure
-
 SOFT_LEVEL = 0.5
 """Below the level at which the storage has connections paused."""
 THROTTLE_TIME_MS_MAX = 1000
@@ -18,10 +16,10 @@ SAMPLE_SIZE = 256 << 10
 
 
 class ProduceThrottle:
-    __slots__ = ("_pressure", "_throttle_time_ms", "_until_sample")
+    __slots__ = ("_pressure_level", "_throttle_time_ms", "_until_sample")
 
-    def __init__(self, pressure: Callable[[], Pressure]) -> None:
-        self._pressure = pressure
+    def __init__(self, pressure_level: Callable[[], float]) -> None:
+        self._pressure_level = pressure_level
         self._until_sample = 0
         self._throttle_time_ms = 0
 
@@ -30,6 +28,6 @@ class ProduceThrottle:
         self._until_sample -= size
         if self._until_sample <= 0 or self._throttle_time_ms:
             self._until_sample = SAMPLE_SIZE
-            above = max(0.0, self._pressure().level - SOFT_LEVEL) / (1.0 - SOFT_LEVEL)
+            above = max(0.0, self._pressure_level() - SOFT_LEVEL) / (1.0 - SOFT_LEVEL)
             self._throttle_time_ms = int(above * above * THROTTLE_TIME_MS_MAX)
         return self._throttle_time_ms

@@ -2,7 +2,7 @@
 
 PUTs run in parallel, a bounded number of them; commits are made strictly in the order of `submit`, because each range
 has to begin where the stream's committed end is. Building (checksums, indexes) runs off the event loop. Large parts
-become objects of their own, all others of what is submitted together one.
+become objects of their own, all others of what is submitted together one; they are committed together.
 
 What goes wrong is retried for as long as it takes. A commit whose answer was lost is simply made again. Streams that
 somebody else has opened since are left out of the commit, and only they. Everything else that the catalog refuses ends
@@ -15,12 +15,20 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol, TypeVar
 
 import structlog
 
 from s3stream.api import InvariantBroken
-from s3stream.catalog.api import Catalog, ObjectGone, OffsetsNotContinuous, StreamEpochFenced, StreamRange
+from s3stream.catalog.api import (
+    Catalog,
+    NewObject,
+    ObjectGone,
+    OffsetsNotContinuous,
+    StreamEpochFenced,
+    StreamRange,
+)
 from s3stream.committed_ranges import ObjectRef
 from s3stream.object.writer import BuiltObject, build_object
 from s3stream.object_ids import ObjectIds
@@ -117,13 +125,13 @@ class UploadPipeline:
         built = await self._offload(build)
         refs = await asyncio.gather(*map(self._put, built))
         await before.wait()
-        committed: list[tuple[StreamRange, ObjectRef]] = []
-        fenced: set[int] = set()
-        for group, each, ref in zip(groups, built, refs, strict=True):
-            ranges, ref, lost = await self._commit_or_put_again(group, each, ref)
-            committed += ((found, ref) for found in ranges)
-            fenced |= lost
-        return UploadResult(committed, frozenset(fenced))
+        epochs = {part.stream_id: part.epoch for part in parts}
+        while True:
+            try:
+                return await self._commit(built, refs, epochs)
+            except ObjectGone as error:
+                log.warning("the upload took so long that it was given up, uploading again", reason=str(error))
+            refs = await asyncio.gather(*map(self._put, built))
 
     async def _put(self, built: BuiltObject) -> ObjectRef:
         object_id, key = await self._ids.take()
@@ -132,50 +140,32 @@ class UploadPipeline:
         self.objects_uploaded += 1
         return ObjectRef(object_id, key, built.size, built.ranges[0].stream_id != built.ranges[-1].stream_id)
 
-    async def _commit_or_put_again(
-        self, parts: Sequence[StreamPart], built: BuiltObject, ref: ObjectRef
-    ) -> tuple[Sequence[StreamRange], ObjectRef, frozenset[int]]:
-        while True:
-            try:
-                ranges, fenced = await self._commit(parts, built, ref)
-            except ObjectGone:
-                log.warning("the upload took so long that its object was given up, uploading again", key=ref.key)
-            else:
-                return ranges, ref, fenced
-            ref = await self._put(built)
-
     async def _commit(
-        self, parts: Sequence[StreamPart], built: BuiltObject, ref: ObjectRef
-    ) -> tuple[Sequence[StreamRange], frozenset[int]]:
-        """What was committed, and the streams that were left out."""
-        ranges = list(built.ranges)
-        epochs = {part.stream_id: part.epoch for part in parts}
+        self, built: Sequence[BuiltObject], refs: Sequence[ObjectRef], epochs: dict[int, int]
+    ) -> UploadResult:
+        """Leaves out the streams that somebody else has opened since. Raises ObjectGone."""
+        committed = [(found, ref) for each, ref in zip(built, refs, strict=True) for found in each.ranges]
         fenced: frozenset[int] = frozenset()
-        while epochs:
+        while committed:
+            added = [
+                NewObject(ref.object_id, ref.size, tuple(found for found, _ in ranges))
+                for ref, ranges in groupby(committed, key=lambda each: each[1])
+            ]
             try:
                 await self._retry(
-                    "commit object",
-                    self._catalog.commit_object,
-                    self._node_id,
-                    self._broker_epoch,
-                    ref.object_id,
-                    ref.size,
-                    ranges,
-                    epochs,
+                    "commit objects", self._catalog.commit_objects, self._node_id, self._broker_epoch, added, epochs
                 )
-                return ranges, fenced
+                break
             except OffsetsNotContinuous as error:
-                raise InvariantBroken(f"object {ref.key} does not continue what is committed: {error}") from error
+                raise InvariantBroken(f"objects do not continue what is committed: {error}") from error
             except StreamEpochFenced as error:
                 lost = await self._find_fenced(epochs)
                 if not lost:
-                    raise InvariantBroken(
-                        f"object {ref.key} was refused, yet its epochs are current: {error}"
-                    ) from error
+                    raise InvariantBroken(f"an upload was refused, yet its epochs are current: {error}") from error
             fenced |= lost
-            ranges = [found for found in ranges if found.stream_id not in lost]
+            committed = [each for each in committed if each[0].stream_id not in lost]
             epochs = {stream_id: epoch for stream_id, epoch in epochs.items() if stream_id not in lost}
-        return (), fenced
+        return UploadResult(committed, fenced)
 
     async def _find_fenced(self, epochs: dict[int, int]) -> frozenset[int]:
         infos = await self._retry("look up streams", self._catalog.stream_infos, list(epochs))

@@ -180,12 +180,15 @@ class Uploader:
     def set_pressure_listener(self, listener: Callable[[bool], None]) -> None:
         self._listener = listener
 
+    def pressure_level(self) -> float:
+        return min(1.0, self._cache.unuploaded_size / self._settings.unuploaded_size_max)
+
     def pressure(self) -> Pressure:
         size = self._cache.unuploaded_size
         oldest = self._uncommitted[0] if self._uncommitted else self._cache.current
         age = asyncio.get_running_loop().time() - oldest.opened_at if size else 0.0
         return Pressure(
-            min(1.0, size / self._settings.unuploaded_size_max),
+            self.pressure_level(),
             size,
             int(age * 1000),
             self._append_log.wal.backlog_size,

@@ -192,7 +192,7 @@ class SetObject:
 
 @dataclass(frozen=True, slots=True)
 class NewObject:
-    """A prepared object that was uploaded, about to take the place of others."""
+    """A prepared object that was uploaded, about to be committed."""
 
     object_id: int
     size: int
@@ -389,17 +389,12 @@ class Catalog(Protocol):
     async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:
         """Register `count` objects before their upload; returns (object id, key). Keys spread over prefixes."""
 
-    async def commit_object(
-        self,
-        node_id: int,
-        broker_epoch: int,
-        object_id: int,
-        size: int,
-        ranges: Sequence[StreamRange],
-        epochs: Mapping[int, int],
+    async def commit_objects(
+        self, node_id: int, broker_epoch: int, added: Sequence[NewObject], epochs: Mapping[int, int]
     ) -> None:
-        """Checks broker epoch, stream epochs (`epochs`: stream id -> epoch) and that each range begins at the stream's
-        committed end; moves the ends. Committing the same object again is no error (a lost answer may be retried).
+        """All of them or none. Checks broker epoch, stream epochs (`epochs`: stream id -> epoch) and that each range
+        begins at the stream's committed end; moves the ends. Committing the same again is no error (a lost answer may
+        be retried).
 
         A range may skip offsets that were trimmed. The streams are open at this broker, or at one that is fenced and
         that this one recovers. A stream that was deleted meanwhile is skipped.

@@ -173,17 +173,11 @@ class SqlCatalog:
         # Ids of a lost answer are never uploaded, and given up later.
         return await self._database.write(lambda tx: objects.prepare(tx, node_id, broker_epoch, count), idempotent=True)
 
-    async def commit_object(
-        self,
-        node_id: int,
-        broker_epoch: int,
-        object_id: int,
-        size: int,
-        ranges: Sequence[StreamRange],
-        epochs: Mapping[int, int],
+    async def commit_objects(
+        self, node_id: int, broker_epoch: int, added: Sequence[NewObject], epochs: Mapping[int, int]
     ) -> None:
         def transaction(tx: Connection) -> None:
-            objects.commit(tx, node_id, broker_epoch, object_id, size, ranges, epochs)
+            objects.commit(tx, node_id, broker_epoch, added, epochs)
 
         await self._database.write(transaction, idempotent=True)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, null, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, or_, select, update
 
 from s3stream.catalog.api import (
     CatalogError,
+    NewObject,
     ObjectGone,
     OffsetsNotContinuous,
     StreamEpochFenced,
@@ -45,6 +46,25 @@ _SET_WITNESS = (
     .where(objects.c.object_id == bindparam("id"))
     .values(witness_stream_id=bindparam("stream"), witness_end_offset=bindparam("end"))
 )
+_CONTENT = (
+    "state",
+    "ranges",
+    "witness_stream_id",
+    "witness_end_offset",
+    "stream_id",
+    "first_stream_id",
+    "last_stream_id",
+)
+_SET_COMMITTED = (
+    update(objects)
+    .where(objects.c.object_id == bindparam("id"))
+    .values(
+        was_committed=True,
+        since_ms=NowMs(),
+        **{name: bindparam(f"new_{name}") for name in ("size", "generation", *_CONTENT)},
+    )
+)
+_STATES = select(objects.c.object_id, objects.c.state, objects.c.was_committed, objects.c.broker_epoch)
 _WITNESS_IS_LIVE = exists().where(
     streams.c.stream_id == objects.c.witness_stream_id, streams.c.start_offset < objects.c.witness_end_offset
 )
@@ -86,35 +106,45 @@ def commit(
     tx: Connection,
     node_id: int,
     broker_epoch: int,
-    object_id: int,
-    size: int,
-    ranges: Sequence[StreamRange],
+    added: Sequence[NewObject],
     epochs: Mapping[int, int],
 ) -> None:
     require_broker(tx, node_id, broker_epoch)
-    row = tx.execute(
-        select(objects.c.state, objects.c.was_committed, objects.c.broker_epoch)
-        .where(objects.c.object_id == object_id)
-        .with_for_update()
-    ).one_or_none()
-    if row is None or (row.state == RETIRED and not row.was_committed):
-        raise ObjectGone(f"object {object_id} was given up before its commit")
-    if row.broker_epoch != broker_epoch:
-        raise CatalogError(f"object {object_id} was prepared by another broker (epoch {row.broker_epoch})")
-    if row.was_committed:
+    if were_committed(tx, broker_epoch, added):
         return
-    ordered = sorted(ranges, key=lambda r: (r.stream_id, r.start_offset))
+    ordered = sorted((r for new in added for r in new.ranges), key=lambda r: (r.stream_id, r.start_offset))
     present = _lock_streams(tx, {r.stream_id for r in ordered})
     _check_epochs(tx, present, epochs, broker_epoch)
     ends = _advance(ordered, present)
     if ends:
         tx.execute(_SET_END, [{"id": stream_id, "end": end} for stream_id, end in ends.items()])
-    starts = {stream_id: stream.start_offset for stream_id, stream in present.items()}
-    tx.execute(
-        update(objects)
-        .where(objects.c.object_id == object_id)
-        .values(was_committed=True, since_ms=NowMs(), size=size, generation=0, **committed_values(ordered, starts))
-    )
+    set_committed(tx, added, {stream_id: stream.start_offset for stream_id, stream in present.items()})
+
+
+def were_committed(tx: Connection, broker_epoch: int, added: Sequence[NewObject]) -> bool:
+    """Whether this was done before: together, or not at all. The objects are locked, by id. Raises ObjectGone."""
+    rows: dict[int, Any] = {}
+    for ids in chunks(sorted(new.object_id for new in added)):
+        locked = _STATES.where(objects.c.object_id.in_(ids)).order_by(objects.c.object_id).with_for_update()
+        rows.update((row.object_id, row) for row in tx.execute(locked))
+    for new in added:
+        row = rows.get(new.object_id)
+        if row is None or (row.state == RETIRED and not row.was_committed):
+            raise ObjectGone(f"object {new.object_id} was given up before its commit")
+        if row.broker_epoch != broker_epoch:
+            raise CatalogError(f"object {new.object_id} was prepared by another broker (epoch {row.broker_epoch})")
+    return any(row.was_committed for row in rows.values())
+
+
+def set_committed(tx: Connection, added: Sequence[NewObject], starts: Mapping[int, int]) -> None:
+    """These objects hold what they say, of streams that begin at `starts` (or are gone)."""
+    rows = []
+    for new in added:
+        content = committed_values(new.ranges, starts)
+        row = {f"new_{name}": content[name] for name in _CONTENT}
+        rows.append({**row, "id": new.object_id, "new_size": new.size, "new_generation": new.generation})
+    if rows:
+        tx.execute(_SET_COMMITTED, rows)
 
 
 def committed_values(ranges: Sequence[StreamRange], starts: Mapping[int, int]) -> dict[str, Any]:
@@ -125,9 +155,9 @@ def committed_values(ranges: Sequence[StreamRange], starts: Mapping[int, int]) -
     return {
         "state": RETIRED if witness is None else COMMITTED,
         "ranges": encode_ranges(ranges),
-        "witness_stream_id": null() if witness is None else witness.stream_id,
-        "witness_end_offset": null() if witness is None else witness.end_offset,
-        "stream_id": first if first == last else null(),
+        "witness_stream_id": None if witness is None else witness.stream_id,
+        "witness_end_offset": None if witness is None else witness.end_offset,
+        "stream_id": first if first == last else None,
         "first_stream_id": first,
         "last_stream_id": last,
     }

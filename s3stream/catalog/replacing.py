@@ -14,18 +14,16 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, null, select, update
 
 from s3stream.catalog.api import (
-    CatalogError,
     NewObject,
-    ObjectGone,
     ObjectsReplaced,
     OffsetsNotContinuous,
     StreamEpochFenced,
     StreamRange,
 )
 from s3stream.catalog.locks import chunks, lock_streams, require_broker
-from s3stream.catalog.objects import committed_values
+from s3stream.catalog.objects import committed_values, set_committed, were_committed
 from s3stream.catalog.ranges import decode_ranges
-from s3stream.catalog.schema import COMMITTED, PREPARED, RETIRED, STREAM_OPEN, NowMs, objects, streams
+from s3stream.catalog.schema import COMMITTED, RETIRED, STREAM_OPEN, NowMs, objects, streams
 
 _SET_COMPACTED = (
     update(streams).where(streams.c.stream_id == bindparam("id")).values(compacted_offset=bindparam("offset"))
@@ -43,7 +41,7 @@ def replace_objects(
     compacted: Mapping[int, tuple[int, int]],
 ) -> None:
     require_broker(tx, node_id, broker_epoch)
-    if added and _was_replaced(tx, broker_epoch, added):
+    if added and were_committed(tx, broker_epoch, added):
         return
     gone = [each for ranges in removed.values() for each in ranges]
     present = lock_streams(tx, {*(each.stream_id for each in gone), *compacted})
@@ -52,37 +50,10 @@ def replace_objects(
     _check_offsets(gone, [each for new in added for each in new.ranges], starts)
     for object_id, left in _leftovers(tx, removed).items():
         tx.execute(update(objects).where(objects.c.object_id == object_id).values(**_left_values(left, starts)))
-    for new in added:
-        tx.execute(
-            update(objects)
-            .where(objects.c.object_id == new.object_id)
-            .values(
-                was_committed=True,
-                since_ms=NowMs(),
-                size=new.size,
-                generation=new.generation,
-                **committed_values(new.ranges, starts),
-            )
-        )
+    set_committed(tx, added, starts)
     offsets = [{"id": stream_id, "offset": offset} for stream_id, (_, offset) in compacted.items()]
     if offsets:
         tx.execute(_SET_COMPACTED, offsets)
-
-
-def _was_replaced(tx: Connection, broker_epoch: int, added: Sequence[NewObject]) -> bool:
-    """Whether this was done before. The new objects are locked, by id."""
-    rows: dict[int, Any] = {}
-    columns = select(objects.c.object_id, objects.c.state, objects.c.was_committed, objects.c.broker_epoch)
-    for ids in chunks(sorted(new.object_id for new in added)):
-        locked = columns.where(objects.c.object_id.in_(ids)).order_by(objects.c.object_id).with_for_update()
-        rows.update((row.object_id, row) for row in tx.execute(locked))
-    for new in added:
-        row = rows.get(new.object_id)
-        if row is None or (row.state == RETIRED and not row.was_committed):
-            raise ObjectGone(f"object {new.object_id} was given up before its commit")
-        if row.broker_epoch != broker_epoch:
-            raise CatalogError(f"object {new.object_id} was prepared by another broker (epoch {row.broker_epoch})")
-    return any(row.state != PREPARED for row in rows.values())
 
 
 def _check_epochs(present: Mapping[int, Row[Any]], broker_epoch: int, compacted: Mapping[int, tuple[int, int]]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from broker.cli.unclean import _give_up
 from s3stream.catalog import open_catalog
-from s3stream.catalog.api import Catalog, NewTopic, StreamRange
+from s3stream.catalog.api import Catalog, NewObject, NewTopic, StreamRange
 
 
 @pytest.fixture
@@ -37,7 +37,8 @@ async def lose(catalog: Catalog, *, lease_ms: int = 0) -> None:
     opened = await catalog.open_streams(1, broker.epoch, streams)
     [(object_id, _)] = await catalog.prepare_objects(1, broker.epoch, 1)
     uploaded = StreamRange(streams[0], 0, 5, 10, 0)
-    await catalog.commit_object(1, broker.epoch, object_id, 10, [uploaded], {streams[0]: opened[0].epoch})
+    added = [NewObject(object_id, 10, (uploaded,))]
+    await catalog.commit_objects(1, broker.epoch, added, {streams[0]: opened[0].epoch})
 
 
 def listed(capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], str]:

@@ -34,7 +34,7 @@ STEPS = (
     "close_streams",
     "close_broker",
     "prepare_objects",
-    "commit_object",
+    "commit_objects",
     "live_page",
     "load",
     "put",
@@ -71,6 +71,7 @@ class Chaos:
             (3, self._failing_disk),
             (5, self._reset),
             (16, self._ambush),
+            (6, self._late_request),
             (2, self._new_node),
             (2, self._leave_for_good),
             (10, self._move),
@@ -94,6 +95,7 @@ class Chaos:
     def heal(self) -> None:
         self._is_over = True
         self._ambushes.clear()
+        self.world.holds.release_all()
         for undo in self._undo:
             undo()
         self._undo.clear()
@@ -125,6 +127,7 @@ class Chaos:
         for directory in world.disks.directories.values():
             counters["write torn by a kill"] += directory.torn_count
             counters["sync failed"] += directory.failed_count
+        counters["confirmation"] = world.observer.confirmed_count
         counters["confirmation withheld"] = world.observer.withheld_count
 
     # -- helpers ----------------------------------------------------------------------------------------------------
@@ -368,6 +371,14 @@ class Chaos:
         if node is not None:
             action = self.rng.choice((self._kill, self._kill, self._pause, self._partition, None, None))
             self._ambushes[node.node_id, self.rng.choice(self.world.focus.steps or STEPS)] = action
+
+    def _late_request(self) -> None:
+        """It arrives at once, and is carried out much later."""
+        node = self._running()
+        if node is not None:
+            step = self.rng.choice(self.world.focus.steps or STEPS)
+            delay = self._duration()
+            self.world.holds.delay_next(node, step, delay, lambda: self._happened(f"late {step}", node.host, delay))
 
     def on_step(self, process: Process, name: str) -> bool:
         """Whether the answer gets lost."""

@@ -26,6 +26,8 @@ from tests.cluster_sim.network import Network
 from wal.api import Buffer
 
 T = TypeVar("T")
+OnRequest = Callable[[Process, str, Callable[[], None]], bool]
+OnStep = Callable[[Process, str], bool]
 
 CATALOG_TIMEOUT_S = 4.0
 STORE_TIMEOUT_S = 3.0
@@ -41,13 +43,15 @@ class NoAnswer(Exception):
 
 
 class Service:
-    """A server that is always there, though not always reachable. `on_step` hears of every call that was carried
-    out, and says whether its answer gets lost."""
+    """A server that is always there, though not always reachable. `on_request` hears of every call that arrives, and
+    may keep it back (see `holding`); `on_step` of every one that was carried out, and says whether its answer gets
+    lost."""
 
-    def __init__(self, kernel: Kernel, network: Network, host: str, on_step: Callable[[Process, str], bool]) -> None:
+    def __init__(self, kernel: Kernel, network: Network, host: str, on_request: OnRequest, on_step: OnStep) -> None:
         self.kernel = kernel
         self.network = network
         self.host = host
+        self.on_request = on_request
         self.on_step = on_step
         self.rng = random.Random(kernel.rng.getrandbits(64))
         self.is_down = False
@@ -81,6 +85,10 @@ class Service:
                 self.faults["refused"] += 1
                 reply(None, NotDone("refused"))
                 return
+            if not self.on_request(process, name, carry_out_soon):
+                carry_out_soon()
+
+        def carry_out_soon() -> None:
             self.kernel.after(self.rng.random() * (0.001 + self.slow_s), carry_out)
 
         def carry_out() -> None:
@@ -114,8 +122,8 @@ class Service:
 
 
 class CatalogServer(Service):
-    def __init__(self, kernel: Kernel, network: Network, on_step: Callable[[Process, str], bool]) -> None:
-        super().__init__(kernel, network, "catalog", on_step)
+    def __init__(self, kernel: Kernel, network: Network, on_request: OnRequest, on_step: OnStep) -> None:
+        super().__init__(kernel, network, "catalog", on_request, on_step)
         raw = _connect(lambda: WALL_CLOCK_S + kernel.now)
         raw.deserialize(_fresh_catalog())
         self._raw = raw
@@ -147,6 +155,11 @@ class CatalogServer(Service):
         return SqlCatalog(
             Database(CatalogClient(self, process), random.Random(process.rng.getrandbits(64))), CLUSTER_ID
         )
+
+    def lease_of(self, broker_epoch: int) -> float:
+        """How long it still lasts, in seconds; not above 0: it is over, or was ended."""
+        row = self._raw.execute("SELECT lease_end_ms FROM brokers WHERE epoch = ?", (broker_epoch,)).fetchone()
+        return (row[0] / 1000 if row is not None else 0.0) - WALL_CLOCK_S - self.kernel.now
 
     def close(self) -> None:
         self._connection.close()
@@ -200,7 +213,7 @@ class CatalogClient:
 
 
 def transaction_name(transaction: Callable[..., Any]) -> str:
-    """`commit_object` for a closure of `SqlCatalog.commit_object`."""
+    """`commit_objects` for a closure of `SqlCatalog.commit_objects`."""
     parts = transaction.__qualname__.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 
@@ -227,8 +240,8 @@ def _name_cluster(connection: Connection) -> None:
 
 
 class StoreServer(Service):
-    def __init__(self, kernel: Kernel, network: Network, on_step: Callable[[Process, str], bool]) -> None:
-        super().__init__(kernel, network, "store", on_step)
+    def __init__(self, kernel: Kernel, network: Network, on_request: OnRequest, on_step: OnStep) -> None:
+        super().__init__(kernel, network, "store", on_request, on_step)
         self.objects: dict[str, bytes] = {}
 
     def open(self, process: Process, prefix: str) -> StoreClient:

@@ -170,6 +170,9 @@ class FakeStorage:
         for stream in streams:
             stream.closed = stream.released = True
 
+    def pressure_level(self) -> float:
+        return self.level
+
     def pressure(self) -> Pressure:
         return Pressure(self.level, 0, 0, 0)
 

@@ -11,6 +11,7 @@ import s3stream.catalog.brokers
 import wal.file.reading_along
 import wal.file.segments
 from s3stream.objectstore.slots import StoreSlots
+from tests.cluster_sim import schedules
 from tests.cluster_sim.mutations.registry import Change, mutation, nothing_async
 from tests.cluster_sim.world import Focus
 from wal.api import WalRecord
@@ -57,7 +58,7 @@ def _seal_ignored() -> list[Change]:
 @mutation(
     "discarded-before-recovered",
     "a log is emptied before its records are in objects",
-    Focus(("ambush", "kill"), ("put", "prepare_objects", "commit_object", "recovered"), ("shared", "object")),
+    Focus(("ambush", "kill"), ("put", "prepare_objects", "commit_objects", "recovered"), ("shared", "object")),
 )
 def _discarded_before_recovered() -> list[Change]:
     original = broker.takeover.recover_fenced
@@ -126,7 +127,8 @@ def _acknowledged_before_durable() -> list[Change]:
 @mutation(
     "other-log-recovered",
     "the log at an address is taken for the one that is meant, whatever its epoch",
-    Focus(("kill", "ambush"), ("register_broker", "recovered", "claim_recovery"), ("shared", "object")),
+    Focus(wal_kinds=("shared", "volume")),
+    schedules.another_log_at_the_address,
 )
 def _other_log_recovered() -> list[Change]:
     async def fence_log(url: str, owner: str, epoch: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid4
 
-from s3stream.catalog.api import BrokerInfo, Catalog, NewTopic, StreamRange
+from s3stream.catalog.api import BrokerInfo, Catalog, NewObject, NewTopic, StreamRange
 
 HOUR_MS = 3_600_000
 NEVER_MS = 10 * HOUR_MS
@@ -42,7 +42,7 @@ async def commit(
     if object_id is None:
         [(object_id, _)] = await catalog.prepare_objects(broker.node_id, broker.epoch, 1)
     size = sum(r.size for r in ranges)
-    await catalog.commit_object(broker.node_id, broker.epoch, object_id, size, ranges, epochs)
+    await catalog.commit_objects(broker.node_id, broker.epoch, [NewObject(object_id, size, ranges)], epochs)
     return object_id
 
 

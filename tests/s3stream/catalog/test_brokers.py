@@ -11,6 +11,7 @@ from s3stream.catalog.api import (
     BrokerNotStopped,
     Catalog,
     CatalogError,
+    NewObject,
     NewTopic,
     UnknownBroker,
 )
@@ -66,7 +67,7 @@ async def test_nothing_a_superseded_registration_writes_is_accepted(catalog: Cat
         catalog.close_streams(1, old.epoch, epochs),
         catalog.trim_streams(1, old.epoch, {streams[0]: (epochs[streams[0]], 1)}),
         catalog.prepare_objects(1, old.epoch, 1),
-        catalog.commit_object(1, old.epoch, object_id, 1, [span(streams[0], 0, 1)], epochs),
+        catalog.commit_objects(1, old.epoch, [NewObject(object_id, 1, (span(streams[0], 0, 1),))], epochs),
         catalog.recovered(9, 9, 1, old.epoch),
         catalog.allocate_producer_ids(1, old.epoch, 1),
     ]

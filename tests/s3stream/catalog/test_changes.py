@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from s3stream.catalog import open_catalog
-from s3stream.catalog.api import BrokerInfo, Catalog, NewTopic, TopicInfo
+from s3stream.catalog.api import BrokerInfo, Catalog, NewObject, NewTopic, TopicInfo
 from tests.s3stream.catalog.steps import HOUR_MS, new_streams, open_streams, register, span
 
 
@@ -74,7 +74,7 @@ async def test_work_on_streams_and_objects_and_renewals_change_nothing_for_follo
     seq = (await catalog.load_changes(0)).seq
     epochs = await open_streams(catalog, broker, streams)
     [(object_id, _)] = await catalog.prepare_objects(1, broker.epoch, 1)
-    await catalog.commit_object(1, broker.epoch, object_id, 1, [span(streams[0], 0, 1)], epochs)
+    await catalog.commit_objects(1, broker.epoch, [NewObject(object_id, 1, (span(streams[0], 0, 1),))], epochs)
     await catalog.trim_streams(1, broker.epoch, {streams[0]: (epochs[streams[0]], 1)})
     await catalog.renew_lease(1, broker.epoch, HOUR_MS)
     await catalog.close_streams(1, broker.epoch, epochs)

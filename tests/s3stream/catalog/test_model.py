@@ -181,7 +181,7 @@ class CatalogModel(RuleBasedStateMachine):
             ranges.append(span(stream_id, start, start + count))
             epochs[stream_id] = stream.epoch - stale
         errors = self.errors_of_commit(broker, held, ranges, epochs)
-        call = self.catalog.commit_object(node, broker.epoch, object_id, 1, ranges, epochs)
+        call = self.catalog.commit_objects(node, broker.epoch, [NewObject(object_id, 1, tuple(ranges))], epochs)
         if errors:
             with pytest.raises(tuple(errors)):
                 self.run(call)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from s3stream.catalog.api import Catalog, CatalogError, ObjectGone, OffsetsNotContinuous, StreamEpochFenced
+from s3stream.catalog.api import Catalog, CatalogError, NewObject, ObjectGone, OffsetsNotContinuous, StreamEpochFenced
 from tests.s3stream.catalog.steps import NEVER_MS, commit, live_ids, new_streams, open_streams, register, span
 
 
@@ -49,6 +49,22 @@ async def test_a_hole_an_overlap_or_nothing_is_not_committed(catalog: Catalog, s
     with pytest.raises(OffsetsNotContinuous):
         await commit(catalog, broker, epochs, span(b, 0, 1), span(a, start, end))
     assert [s.end_offset for s in await catalog.stream_infos([a, b])] == [10, 0]
+
+
+async def test_objects_are_committed_together_or_not_at_all(catalog: Catalog) -> None:
+    broker = await register(catalog)
+    a, b = await new_streams(catalog)
+    epochs = await open_streams(catalog, broker, [a, b])
+    [(first, _), (second, _)] = await catalog.prepare_objects(1, broker.epoch, 2)
+    of_a = NewObject(first, 1000, (span(a, 0, 10),))
+    with pytest.raises(OffsetsNotContinuous):
+        await catalog.commit_objects(1, broker.epoch, [of_a, NewObject(second, 100, (span(b, 1, 2),))], epochs)
+    assert await live_ids(catalog, [a, b]) == []
+    both = [of_a, NewObject(second, 600, (span(a, 10, 15), span(b, 0, 1)))]
+    for _ in range(2):
+        await catalog.commit_objects(1, broker.epoch, both, epochs)
+    assert await live_ids(catalog, [a, b]) == [first, second]
+    assert [s.end_offset for s in await catalog.stream_infos([a, b])] == [15, 1]
 
 
 async def test_ranges_of_one_stream_in_one_object_follow_each_other(catalog: Catalog) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from s3stream.catalog.api import (
@@ -29,6 +31,8 @@ class _Object:
     size: int = 0
     ranges: list[StreamRange] = field(default_factory=list)
     generation: int = 0
+    since: float = 0.0
+    """When it came into its state, by the catalog's clock."""
 
     @property
     def shared(self) -> bool:
@@ -36,9 +40,10 @@ class _Object:
 
 
 class MemoryCatalog:
-    """What the stream core uses of a `Catalog`."""
+    """What the stream core uses of a `Catalog`. With a `clock` (seconds) its objects have ages; without, none has one."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock
         self.cluster_id = "simulated"
         self.brokers_: dict[int, int] = {}
         self.fenced: set[tuple[int, int]] = set()
@@ -49,9 +54,14 @@ class MemoryCatalog:
         self.replace_count = 0
         self._next_epoch = 1
         self._next_object = 1
+        self._next_stream = 1
+
+    def _now(self) -> float:
+        return 0.0 if self._clock is None else self._clock()
 
     def create_streams(self, count: int) -> list[int]:
-        first = len(self.streams) + 1
+        first = self._next_stream
+        self._next_stream += count
         for stream_id in range(first, first + count):
             self.streams[stream_id] = StreamInfo(stream_id, 0, False, None, 0, 0)
         return list(range(first, first + count))
@@ -66,6 +76,12 @@ class MemoryCatalog:
         self.brokers_[node_id] = self._next_epoch
         self._next_epoch += 1
         return self.brokers_[node_id]
+
+    def fence(self, node_id: int) -> int:
+        """The broker's registration ends; returns its epoch."""
+        epoch = self.brokers_.pop(node_id)
+        self.fenced.add((node_id, epoch))
+        return epoch
 
     def steal(self, stream_id: int) -> None:
         """Somebody else opens the stream."""
@@ -150,7 +166,7 @@ class MemoryCatalog:
                 found.generation,
                 min(part.stream_id for part in found.ranges),
                 max(part.stream_id for part in found.ranges),
-                0,
+                int((self._now() - found.since) * 1000),
             )
             for object_id, found in self.objects.items()
             if found.state == "committed" and found.shared
@@ -194,50 +210,43 @@ class MemoryCatalog:
             found = self.objects[object_id]
             found.ranges = [part for part in found.ranges if part not in parts]
             if not any(map(self._is_live, found.ranges)):
-                found.state = "retired"
+                found.state, found.since = "retired", self._now()
         for new in added:
             found = self.objects[new.object_id]
             found.state, found.size, found.ranges = "committed", new.size, list(new.ranges)
-            found.generation = new.generation
+            found.generation, found.since = new.generation, self._now()
         for stream_id, (_, offset) in (compacted or {}).items():
             self.streams[stream_id] = replace(self.streams[stream_id], compacted_offset=offset)
         self.replace_count += 1
 
-    def _offsets(self, parts: Iterable[StreamRange]) -> list[tuple[int, int]]:
-        """Every live offset, once for each time it is there."""
-        return sorted(
-            (part.stream_id, offset)
-            for part in parts
-            if part.stream_id in self.streams
-            for offset in range(max(part.start_offset, self.streams[part.stream_id].start_offset), part.end_offset)
-        )
+    def _offsets(self, parts: Iterable[StreamRange]) -> dict[tuple[int, int], int]:
+        """How often each live offset is there: where that number changes, and by how much."""
+        edges: Counter[tuple[int, int]] = Counter()
+        for part in filter(self._is_live, parts):
+            edges[part.stream_id, max(part.start_offset, self.streams[part.stream_id].start_offset)] += 1
+            edges[part.stream_id, part.end_offset] -= 1
+        return {edge: change for edge, change in edges.items() if change}
 
     async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:
         self._check_broker(node_id, broker_epoch)
         prepared = []
         for _ in range(count):
             object_id, self._next_object = self._next_object, self._next_object + 1
-            self.objects[object_id] = _Object(f"objects/{object_id}", (node_id, broker_epoch))
+            self.objects[object_id] = _Object(f"objects/{object_id}", (node_id, broker_epoch), since=self._now())
             prepared.append((object_id, self.objects[object_id].key))
         return prepared
 
-    async def commit_object(
-        self,
-        node_id: int,
-        broker_epoch: int,
-        object_id: int,
-        size: int,
-        ranges: Sequence[StreamRange],
-        epochs: Mapping[int, int],
+    async def commit_objects(
+        self, node_id: int, broker_epoch: int, added: Sequence[NewObject], epochs: Mapping[int, int]
     ) -> None:
         self._check_broker(node_id, broker_epoch)
-        found = self.objects.get(object_id)
-        if found is None or found.state == "retired":
-            raise ObjectGone(str(object_id))
-        if found.state == "committed":
+        for new in added:
+            if new.object_id not in self.objects or self.objects[new.object_id].state == "retired":
+                raise ObjectGone(str(new.object_id))
+        if any(self.objects[new.object_id].state == "committed" for new in added):
             return
         self._check_streams(epochs)
-        kept = [part for part in ranges if part.stream_id in self.streams]
+        kept = [part for new in added for part in new.ranges if part.stream_id in self.streams]
         ends = {part.stream_id: self.streams[part.stream_id].end_offset for part in kept}
         for part in kept:
             if part.start_offset != ends[part.stream_id]:
@@ -245,7 +254,10 @@ class MemoryCatalog:
             ends[part.stream_id] = part.end_offset
         for stream_id, end_offset in ends.items():
             self.streams[stream_id] = replace(self.streams[stream_id], end_offset=end_offset)
-        found.state, found.size, found.ranges = "committed", size, kept
+        for new in added:
+            found = self.objects[new.object_id]
+            found.state, found.size, found.since = "committed", new.size, self._now()
+            found.ranges = [part for part in new.ranges if part.stream_id in self.streams]
         self.commit_count += 1
 
     def recovered(self, node_id: int, epoch: int) -> None:
@@ -256,15 +268,19 @@ class MemoryCatalog:
     async def abandoned_objects(
         self, older_than_ms: int, limit: int, retired_older_than_ms: int | None = None
     ) -> list[tuple[int, str]]:
-        """Ages are not simulated: prepared objects of fenced brokers, and what nobody reads."""
+        now = self._now()
         found = []
         for object_id, entry in self.objects.items():
-            orphan = entry.state == "prepared" and entry.node in self.fenced
-            dead = entry.state == "committed" and not any(map(self._is_live, entry.ranges))
-            if orphan or dead or entry.state == "retired":
-                entry.state = "retired"
+            if entry.state == "prepared" and (entry.node in self.fenced or self._is_old(entry, older_than_ms)):
+                entry.state, entry.since = "retired", -math.inf  # nobody reads what was never committed
+            elif entry.state == "committed" and not any(map(self._is_live, entry.ranges)):
+                entry.state, entry.since = "retired", now
+            if entry.state == "retired" and (self._clock is None or self._is_old(entry, retired_older_than_ms or 0)):
                 found.append((object_id, entry.key))
         return found[:limit]
+
+    def _is_old(self, entry: _Object, age_ms: int) -> bool:
+        return self._clock is not None and (self._now() - entry.since) * 1000 >= age_ms
 
     async def forget_objects(self, object_ids: Sequence[int]) -> None:
         for object_id in object_ids:
