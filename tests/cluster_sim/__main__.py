@@ -98,7 +98,7 @@ def _run_seed(seed: int) -> Result:
 def _notice(name: str, seeds: range, trace: bool) -> bool:
     mutation = MUTATIONS[name]
     for number, seed in enumerate(seeds, 1):
-        result = run_history(seed, mutation.applied(), prints=trace, focus=mutation.focus)
+        result = run_history(seed, mutation.applied(), prints=trace, focus=mutation.focus, script=mutation.script)
         if result.violations:
             found = result.violations[0]
             print(

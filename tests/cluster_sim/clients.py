@@ -172,6 +172,8 @@ class Producer(Client):
         super().__init__(world, f"p{number}")
         self.partition = partition
         self.window = window
+        self.pause_s = 0.0
+        """After each acknowledgement, at least."""
         self.sends: list[Send] = []
         self.acknowledged_count = 0
         self.longest_wait_s = 0.0
@@ -195,7 +197,7 @@ class Producer(Client):
                 if self.rng.random() < 0.7:
                     self.leaders.pop(self.partition, None)
             if progressed:
-                await asyncio.sleep(self.rng.choice((0.0, 0.05, 0.1, 0.3)))
+                await asyncio.sleep(max(self.pause_s, self.rng.choice((0.0, 0.05, 0.1, 0.3))))
                 continue
             await asyncio.sleep(self.rng.uniform(0.01, 0.2))
             if self.rng.random() < 0.8:

@@ -82,6 +82,11 @@ class Disks:
             found = self.directories[path] = Directory(random.Random(seed), path, host, kind)
         return found
 
+    def replace(self, path: str) -> Directory:
+        """Another disk is at this path from now on, with nothing on it."""
+        former = self.directories.pop(path)
+        return self.add(path, former.host, former.kind)
+
     def is_dir(self, process: Process, path: str) -> bool:
         directory = self.directories.get(path)
         return directory is not None and directory.exists and self._reaches(process, directory)

@@ -1,7 +1,8 @@
 """Watches from outside what brokers confirm, the moment that they do; all that is acknowledged was confirmed before.
 
 A broker that confirms is a leader: so two never confirm for one stream in overlapping times, nor under one stream
-epoch, and what is confirmed only grows, whoever confirms.
+epoch, and what is confirmed only grows, whoever confirms. And it holds its lease, by the catalog's own clock: unless
+its log is one of objects, which a seal ends, or the catalog itself has just taken a commit.
 """
 
 from __future__ import annotations
@@ -34,9 +35,19 @@ class Observer:
         self.world = world
         self.history: dict[int, list[Confirmed]] = defaultdict(list)
         """Stream id -> what was confirmed, in the order in which that happened."""
-        self.withheld_count = 0
+        self.confirmed_count = self.withheld_count = 0
+
+    def confirmed_by_log(self, stream: Any) -> None:
+        self.confirmed(stream)
+        world = self.world
+        process = world.kernel.current
+        assert process is not None
+        node = next(node for node in world.nodes.values() if node.process is process)
+        if node.wal_kind != "object" and world.catalog.lease_of(stream._owner._broker_epoch) <= 0:
+            world.violation("lease", f"{process.name} confirms without its lease")
 
     def confirmed(self, stream: Any) -> None:
+        self.confirmed_count += 1
         world = self.world
         process = world.kernel.current
         assert process is not None
@@ -68,9 +79,12 @@ def observed(observer: Observer) -> Iterator[None]:
         tell(stream)
 
     def observe_on_durable(self: AppendLog, position: int) -> None:
-        before = len(self.pending)
+        due = {stream: stream.confirmed_offset for end, stream, _ in self.pending if end <= position}
         on_durable(self, position)
-        if before and len(self.pending) == before and not self.failed and self.pending[0][0] <= position:
+        for stream, offset in due.items():
+            if stream.confirmed_offset > offset:
+                observer.confirmed_by_log(stream)
+        if due and not self.failed and self.pending and self.pending[0][0] <= position:
             observer.withheld_count += 1
 
     AppendLog.tell = staticmethod(observe_tell)  # type: ignore[method-assign, assignment]

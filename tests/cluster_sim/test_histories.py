@@ -53,6 +53,6 @@ def test_a_broken_guard_is_noticed(name: str) -> None:
     """All of them: `python -m tests.cluster_sim --mutation all`."""
     mutation = MUTATIONS[name]
     assert any(
-        run_history(seed, mutation.applied(), is_brief=True, focus=mutation.focus).violations
+        run_history(seed, mutation.applied(), is_brief=True, focus=mutation.focus, script=mutation.script).violations
         for seed in range(SEEDS_PER_MUTATION)
     )

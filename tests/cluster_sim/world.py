@@ -27,6 +27,7 @@ from tests.cluster_sim import checks
 from tests.cluster_sim.chaos import Chaos
 from tests.cluster_sim.clients import TOPIC, Client, Producer, Reader
 from tests.cluster_sim.disk import Disks
+from tests.cluster_sim.holding import Holds
 from tests.cluster_sim.installing import Machine, installed
 from tests.cluster_sim.kernel import Kernel, Process, Stuck
 from tests.cluster_sim.network import Network
@@ -62,6 +63,7 @@ class Focus:
     steps: tuple[str, ...] = ()
     wal_kinds: tuple[str, ...] = ()
     is_calm: bool = False
+    lease_ms: int | None = None
 
 
 NO_FOCUS = Focus()
@@ -94,14 +96,14 @@ class Plan:
         return cls(
             node_count=node_count,
             wal_kinds=tuple(rng.choice(kinds) if mixed else kind for _ in range(node_count + 2)),
-            lease_ms=rng.choice((1000, 1000, 2000, 3000)),
+            lease_ms=focus.lease_ms or rng.choice((1000, 1000, 2000, 3000)),
             partition_count=rng.choice((2, 3, 6)),
             producer_count=rng.choice((2, 3, 4)),
             reader_count=rng.choice((1, 2)),
             duration_s=rng.uniform(1.0, 2.5) if is_brief else rng.uniform(3.0, 10.0),
             restarts_in_the_end=rng.random() < 0.3 and not is_brief,
-            is_calm=focus.is_calm if focus.faults else rng.random() < 0.1,
-            durability="wal" if focus.faults else rng.choice(("wal", "wal", "wal", "object")),
+            is_calm=focus.is_calm if focus != NO_FOCUS else rng.random() < 0.1,
+            durability="wal" if focus != NO_FOCUS else rng.choice(("wal", "wal", "wal", "object")),
         )
 
 
@@ -120,8 +122,9 @@ class World:
         self.network = Network(self.kernel)
         self.disks = Disks(random.Random(self.kernel.rng.getrandbits(64)))
         self.chaos = Chaos(self)
-        self.catalog = CatalogServer(self.kernel, self.network, self.chaos.on_step)
-        self.store = StoreServer(self.kernel, self.network, self.chaos.on_step)
+        self.holds = Holds(self.kernel)
+        self.catalog = CatalogServer(self.kernel, self.network, self.holds.on_request, self.chaos.on_step)
+        self.store = StoreServer(self.kernel, self.network, self.holds.on_request, self.chaos.on_step)
         self.metadata = self.catalog.direct()
         self.machine = Machine(self.kernel, self.network, self.disks, self.catalog, self.store)
         self.machine.prints_logs = prints
@@ -220,7 +223,7 @@ class World:
             )
 
         started = self.kernel.now
-        if not await self.until(gets_on, self.liveness_max_s):
+        if not await self.until(lambda: gets_on() or self.violations, self.liveness_max_s):
             for producer, before in zip(self.producers, counts, strict=True):
                 if producer.acknowledged_count == before:
                     self.violation("stuck", f"{producer.name} on {producer.partition}: {list(producer.errors)}")

@@ -1,5 +1,7 @@
 """Ways to break what keeps brokers from each other's way, one at a time. The simulation has to notice each of them.
 
+Those with a `script` are shown by one history, whose faults come in a chosen order; the others by random ones.
+
 A mutation that no history notices means that a fault never happens, that a check is missing, or that something else
 guards the same promise; the last kind is listed in `REDUNDANT`, with what that is.
 """

@@ -11,11 +11,14 @@ import s3stream.catalog.leaders
 import s3stream.catalog.objects
 import s3stream.catalog.streams
 from s3stream.catalog.schema import STREAM_CLOSED, partitions, streams
-from tests.cluster_sim.mutations.registry import ZOMBIES, Change, mutation, nothing
+from tests.cluster_sim import schedules
+from tests.cluster_sim.mutations.registry import SHARED, ZOMBIES, Change, mutation, nothing
 from tests.cluster_sim.world import Focus
 
 
-@mutation("broker-epoch-not-checked", "a fenced broker may write to the catalog", ZOMBIES)
+@mutation(
+    "broker-epoch-not-checked", "a fenced broker may write to the catalog", SHARED, schedules.opening_after_the_end
+)
 def _broker_epoch_not_checked() -> list[Change]:
     modules = (
         s3stream.catalog.objects,
@@ -39,17 +42,32 @@ def _offsets_not_continuous() -> list[Change]:
     return [(s3stream.catalog.objects, "_advance", advance)]
 
 
-@mutation("no-epoch-and-no-continuity", "neither stream epochs nor offsets of a commit are checked", ZOMBIES)
+@mutation(
+    "no-epoch-and-no-continuity",
+    "neither stream epochs nor offsets of a commit are checked",
+    Focus(wal_kinds=("shared",), lease_ms=1000),
+    schedules.recovery_overtaken,
+)
 def _no_epoch_and_no_continuity() -> list[Change]:
     return _stream_epoch_not_checked() + _offsets_not_continuous()
 
 
-@mutation("neither-epoch-checked", "neither the epoch of a broker nor those of streams are checked", ZOMBIES)
+@mutation(
+    "neither-epoch-checked",
+    "neither the epoch of a broker nor those of streams are checked",
+    SHARED,
+    schedules.opening_after_the_end,
+)
 def _neither_epoch_checked() -> list[Change]:
     return _broker_epoch_not_checked() + _stream_epoch_not_checked()
 
 
-@mutation("open-stream-taken", "streams are opened although another broker has them open and is not recovered", ZOMBIES)
+@mutation(
+    "open-stream-taken",
+    "streams are opened although another broker has them open and is not recovered",
+    Focus(wal_kinds=("private",), lease_ms=1000),
+    schedules.opening_of_what_was_claimed,
+)
 def _open_stream_taken() -> list[Change]:
     original = s3stream.catalog.streams.open_streams
 

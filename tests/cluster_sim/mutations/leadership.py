@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import broker.handoff.mover
-import broker.partitions
+import broker.partition.opening
 from broker.handoff.mover import Mover
 from broker.handoff.parking import Parking
 from broker.partition.opening import RecoveredState
@@ -13,7 +13,8 @@ from broker.partition.producer_state import ProducerStates
 from broker.partitions import Partitions
 from s3stream.catalog.api import CatalogError
 from s3stream.storage import S3Storage
-from tests.cluster_sim.mutations.registry import ZOMBIES, Change, mutation, nothing, nothing_async
+from tests.cluster_sim import schedules
+from tests.cluster_sim.mutations.registry import SHARED, ZOMBIES, Change, mutation, nothing, nothing_async
 from tests.cluster_sim.world import Focus
 
 
@@ -23,13 +24,13 @@ from tests.cluster_sim.world import Focus
     Focus(("kill", "reset", "move")),
 )
 def _producers_forgotten() -> list[Change]:
-    original = broker.partitions.recover_state
+    original = broker.partition.opening.recover_state
 
     async def recover_state(log_stream: Any, state_stream: Any) -> RecoveredState:
         found = await original(log_stream, state_stream)
         return RecoveredState(found.leader_epochs, ProducerStates(), found.snapshot_offset, found.replayed_size)
 
-    return [(broker.partitions, "recover_state", recover_state)]
+    return [(broker.partition.opening, "recover_state", recover_state)]
 
 
 @mutation(
@@ -51,7 +52,8 @@ def _not_held_while_handed_over() -> list[Change]:
 @mutation(
     "goes-on-without-asking",
     "a partition goes on here although the catalog did not say whether it is gone",
-    Focus(("ambush", "move"), ("hand_over",)),
+    SHARED,
+    schedules.answer_to_handing_over_is_late,
 )
 def _goes_on_without_asking() -> list[Change]:
     original = Mover._switch

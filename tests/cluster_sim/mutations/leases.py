@@ -9,7 +9,11 @@ from broker.failover import Failover
 from broker.lease import Lease
 from s3stream.append_log import AppendLog
 from s3stream.stream import S3Stream
-from tests.cluster_sim.mutations.registry import CUT_OFF, LATE, ZOMBIES, Change, mutation
+from tests.cluster_sim import schedules
+from tests.cluster_sim.mutations.registry import CUT_OFF, ZOMBIES, Change, mutation
+from tests.cluster_sim.world import Focus
+
+LONG_LEASE = Focus(wal_kinds=("shared", "volume"), lease_ms=2000)
 
 
 @mutation("lease-not-checked", "a broker acknowledges without looking at its lease", ZOMBIES)
@@ -36,7 +40,12 @@ def _lease_checked_before_flush() -> list[Change]:
     return [(AppendLog, "on_durable", confirm_if_it_was_held), (S3Stream, "append", ask_and_append)]
 
 
-@mutation("lease-from-the-answer", "the lease counts from the answer of a renewal, not from when it was sent", LATE)
+@mutation(
+    "lease-from-the-answer",
+    "the lease counts from the answer of a renewal, not from when it was sent",
+    LONG_LEASE,
+    schedules.cut_off_from_the_catalog,
+)
 def _lease_from_the_answer() -> list[Change]:
     async def renew(self: Lease) -> None:
         await self._catalog.renew_lease(self._node_id, self._broker_epoch, self._lease_ms)
@@ -45,7 +54,12 @@ def _lease_from_the_answer() -> list[Change]:
     return [(Lease, "renew", renew)]
 
 
-@mutation("lease-used-too-long", "the lease is used a little longer than it lasts", CUT_OFF)
+@mutation(
+    "lease-used-too-long",
+    "the lease is used a little longer than it lasts",
+    LONG_LEASE,
+    schedules.cut_off_from_the_catalog,
+)
 def _lease_used_too_long() -> list[Change]:
     return [(broker.lease, "MARGIN", -0.2)]
 

@@ -7,18 +7,19 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.cluster_sim.world import NO_FOCUS, Focus
+from tests.cluster_sim.world import NO_FOCUS, Focus, Script, World
 
 Change = tuple[Any, str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """`what` is broken by putting something else in the places of `changes`."""
+    """`what` is broken by putting something else in the places of `changes`. `script` is the history that shows it."""
 
     what: str
     changes: Callable[[], list[Change]]
     focus: Focus
+    script: Script
 
     def applied(self) -> AbstractContextManager[None]:
         return _applied(self.changes())
@@ -40,14 +41,14 @@ MUTATIONS: dict[str, Mutation] = {}
 
 ZOMBIES = Focus(("pause", "isolate", "partition", "kill"))
 CUT_OFF = Focus(("isolate", "partition", "catalog_outage"))
-LATE = Focus(("slow_links", "slow_service", "isolate"))
+SHARED = Focus(wal_kinds=("shared",))
 
 
 def mutation(
-    name: str, what: str, focus: Focus = NO_FOCUS
+    name: str, what: str, focus: Focus = NO_FOCUS, script: Script = World.main
 ) -> Callable[[Callable[[], list[Change]]], Callable[[], list[Change]]]:
     def add(changes: Callable[[], list[Change]]) -> Callable[[], list[Change]]:
-        MUTATIONS[name] = Mutation(what, changes, focus)
+        MUTATIONS[name] = Mutation(what, changes, focus, script)
         return changes
 
     return add
