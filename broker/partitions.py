@@ -28,14 +28,11 @@ from broker.handoff.parking import Parked, Parking
 from broker.handoff.refused import RefusedBatches
 from broker.leadership import find_partition
 from broker.partition.inspection import InspectionBudget
-from broker.partition.opening import RecoveredState, empty_state, recover_state
+from broker.partition.opening import recover_states
 from broker.partition.partition import Partition
 from broker.produce_throttle import ProduceThrottle
-from protocol.errors import InvalidBatch
-from s3stream.api import ObjectCorrupt, OffsetOutOfRange, Storage, StorageError, Stream, StreamFenced
+from s3stream.api import Storage, StorageError, StreamFenced
 from s3stream.catalog.api import CatalogError, Changes, PartitionInfo, TopicInfo, UnknownStream
-from s3stream.objectstore.api import ObjectMissing, RangeInvalid
-from s3stream.retry import first_error
 
 log = structlog.get_logger()
 
@@ -46,8 +43,6 @@ REOPEN_MIN_S, REOPEN_MAX_S = 0.05, 1.0
 
 OFFLINE_INTERVAL_S = 60.0
 """Pause before a partition that could not be read is tried again."""
-_UNREADABLE = (ObjectCorrupt, ObjectMissing, RangeInvalid, InvalidBatch, OffsetOutOfRange)
-"""Errors of one partition's data. Others are of the store, the catalog or the process, hence of all partitions."""
 
 _Wanted = tuple[TopicInfo, PartitionInfo]
 Watcher = Callable[[Partition], None]
@@ -194,7 +189,7 @@ class Partitions:
         streams = await self._storage.open_streams(stream_ids)
         pairs = list(zip(streams[::2], streams[1::2], strict=True))
         try:
-            recovered = await self._recover(pairs)
+            recovered = await recover_states(pairs, self._recovering)
         except Exception:
             # so that they can be opened again
             await asyncio.gather(*(each.close() for each in streams), return_exceptions=True)
@@ -222,30 +217,6 @@ class Partitions:
                 topic.topic_id,
             )
         self._release_parked()
-
-    async def _recover(self, pairs: Sequence[tuple[Stream, Stream]]) -> list[RecoveredState | Exception]:
-        """States in the order of `pairs`, or why one cannot be read. What never had a record needs no reading; a log
-        that is empty because all of it was given up may have snapshots of what it had."""
-        states: list[RecoveredState | Exception | None] = [
-            empty_state() if log_stream.next_offset == state_stream.next_offset == 0 else None
-            for log_stream, state_stream in pairs
-        ]
-
-        async def recover(position: int) -> None:
-            async with self._recovering:
-                try:
-                    states[position] = await recover_state(*pairs[position])
-                except _UNREADABLE as error:
-                    states[position] = error
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for position, state in enumerate(states):
-                    if state is None:
-                        group.create_task(recover(position))
-        except ExceptionGroup as errors:
-            raise first_error(errors) from None
-        return [state for state in states if state is not None]
 
     def _stays_offline(self, topic: TopicInfo, info: PartitionInfo, error: Exception) -> None:
         log.error("partition is offline: it cannot be read", topic=topic.name, partition=info.index, error=str(error))

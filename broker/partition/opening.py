@@ -7,6 +7,7 @@ control batches: a marker is one.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -14,13 +15,18 @@ import structlog
 from broker.partition.leader_epochs import LeaderEpochs
 from broker.partition.producer_state import NO_PRODUCER_ID, ProducerStates
 from broker.partition.snapshot import PartitionSnapshot, SnapshotUnreadable, decode_snapshot
+from protocol.errors import InvalidBatch
 from protocol.records import iter_batches, parse_end_txn_marker
-from s3stream.api import OffsetOutOfRange, Stream
+from s3stream.api import ObjectCorrupt, OffsetOutOfRange, Stream
+from s3stream.objectstore.api import ObjectMissing, RangeInvalid
+from s3stream.retry import first_error
 
 log = structlog.get_logger()
 
 REPLAY_CHUNK_SIZE = 1 << 20
 _SNAPSHOT_SIZE_MAX = 256 << 20
+_UNREADABLE = (ObjectCorrupt, ObjectMissing, RangeInvalid, InvalidBatch, OffsetOutOfRange)
+"""Errors of one partition's data. Others are of the store, the catalog or the process, hence of all partitions."""
 
 
 @dataclass(slots=True)
@@ -40,6 +46,36 @@ class RecoveredState:
 def empty_state() -> RecoveredState:
     """The state of a log that nothing was ever appended to."""
     return RecoveredState(LeaderEpochs(), ProducerStates(), 0, 0)
+
+
+async def recover_states(
+    pairs: Sequence[tuple[Stream, Stream]], at_once: asyncio.Semaphore
+) -> list[RecoveredState | Exception]:
+    """States in the order of `pairs` (log and state), or why one cannot be read. Raises other errors of the storage.
+
+    What never had a record needs no reading. A log that is empty because all of it was given up may have snapshots of
+    what it had.
+    """
+    states: list[RecoveredState | Exception | None] = [
+        empty_state() if log_stream.next_offset == state_stream.next_offset == 0 else None
+        for log_stream, state_stream in pairs
+    ]
+
+    async def recover(position: int) -> None:
+        async with at_once:
+            try:
+                states[position] = await recover_state(*pairs[position])
+            except _UNREADABLE as error:
+                states[position] = error
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for position, state in enumerate(states):
+                if state is None:
+                    group.create_task(recover(position))
+    except ExceptionGroup as errors:
+        raise first_error(errors) from None
+    return [state for state in states if state is not None]
 
 
 async def recover_state(log_stream: Stream, state_stream: Stream) -> RecoveredState:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from broker import partitions as partitions_module
+from broker.partition import opening as opening_module
 from broker.partition import partition as partition_module
 from broker.partition.opening import RecoveredState, recover_state
 from broker.partition.partition import Partition
@@ -291,7 +292,7 @@ async def test_a_partition_that_cannot_be_read_is_offline_alone_and_tried_again(
             raise ObjectCorrupt("a flipped bit")
         return await recover_state(log_stream, state_stream)
 
-    monkeypatch.setattr(partitions_module, "recover_state", recover)
+    monkeypatch.setattr(opening_module, "recover_state", recover)
     await again.learn({topic.topic_id: topic for topic in topics.values()})
     await again.partitions.open_all()
     assert again.appended("sound").error_code == 0
@@ -318,7 +319,7 @@ async def test_an_error_that_is_not_the_partitions_own_is_raised_and_its_streams
     async def unreachable(*streams: object) -> None:
         raise StoreUnreachable("down")
 
-    monkeypatch.setattr(partitions_module, "recover_state", unreachable)
+    monkeypatch.setattr(opening_module, "recover_state", unreachable)
     await again.learn({topic.topic_id: topic})
     with pytest.raises(StoreUnreachable):
         await again.partitions.open_topic(topic)

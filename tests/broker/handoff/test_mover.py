@@ -12,6 +12,7 @@ import pytest
 
 from broker.handlers import produce
 from broker.handoff import leaving, mover
+from broker.partition.opening import RecoveredState, recover_state
 from broker.request import RequestContext
 from protocol.errors import ErrorCode
 from protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
@@ -20,6 +21,7 @@ from s3stream.catalog.api import CatalogUnreachable
 from tests.broker.handlers_data.virtual_loop import run
 from tests.broker.handoff.world import TOPIC_ID, Node, World
 from tests.broker.partition.batches import batch
+from tests.broker.partition.fake_stream import FakeStream
 
 
 @asynccontextmanager
@@ -256,18 +258,21 @@ def test_two_that_leave_at_once_do_not_give_to_each_other() -> None:
     run(main())
 
 
-async def cannot_read(world: World, node_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Partition 0, which holds a record, goes to this broker, which cannot read it; others could."""
+async def cannot_read(world: World, node_id: int, monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Partition 0, which holds a record, goes to this broker, which cannot read it; others can. Those that cannot."""
     sent = send(world.nodes[1])
     await until(lambda: sent.done)
+    blind = {node_id}
 
-    async def fail(*arguments: Any) -> Any:
-        raise ObjectCorrupt("it cannot be read")
+    async def recover(log_stream: FakeStream, state_stream: FakeStream) -> RecoveredState:
+        if any(world.nodes[each].storage.streams.get(log_stream.stream_id) is log_stream for each in blind):
+            raise ObjectCorrupt("it cannot be read")
+        return await recover_state(log_stream, state_stream)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("broker.partitions.recover_state", fail)
-        world.set_target(0, node_id)
-        await until(lambda: world.nodes[node_id].partitions.is_offline(TOPIC_ID, 0))
+    monkeypatch.setattr("broker.partition.opening.recover_state", recover)
+    world.set_target(0, node_id)
+    await until(lambda: world.nodes[node_id].partitions.is_offline(TOPIC_ID, 0))
+    return blind
 
 
 def test_what_cannot_be_read_is_handed_over_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,12 +291,13 @@ def test_what_cannot_be_read_is_handed_over_as_it_is(monkeypatch: pytest.MonkeyP
 def test_what_cannot_be_read_and_stays_after_all_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with cluster() as world:
-            await cannot_read(world, 2, monkeypatch)
+            blind = await cannot_read(world, 2, monkeypatch)
             hand_over = world.nodes[2].catalog.hand_over
 
             async def cancelled(*arguments: Any) -> Any:
                 assert not world.nodes[2].partitions._is_missing(world.topic(), world.infos[0])
                 world.set_target(0, None)
+                blind.clear()
                 return await hand_over(*arguments)
 
             world.nodes[2].catalog.hand_over = cancelled

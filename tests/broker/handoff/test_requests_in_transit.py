@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from broker import partitions as partitions_module
 from broker.handlers import list_offsets, produce
 from broker.handoff import parking as parking_module
 from broker.handoff.parking import WAIT_MAX_S
 from broker.handoff.refused import KEPT_MS, PLACES_MAX, PRODUCERS_MAX
+from broker.partition import opening as opening_module
 from broker.partition.partition import Partition
 from broker.request import Refused
 from protocol.errors import ErrorCode
@@ -497,7 +497,7 @@ def test_nobody_comes_before_those_who_wait_for_an_arrival(monkeypatch: pytest.M
         async def close(stream: FakeStream) -> None:
             await is_closed.wait()
 
-        monkeypatch.setattr(partitions_module, "recover_state", recover)
+        monkeypatch.setattr(opening_module, "recover_state", recover)
         monkeypatch.setattr(FakeStream, "close", close)
         parked = here.node.produce("t")
         leaders = tuple(replace(each, leader=NODE_ID, leader_epoch=6, target=None) for each in here.topic.partitions)

@@ -13,8 +13,7 @@ from broker.partition.producer_state import ProducerStates
 from broker.partitions import Partitions
 from s3stream.catalog.api import CatalogError
 from s3stream.storage import S3Storage
-from tests.cluster_sim import schedules
-from tests.cluster_sim.mutations.registry import SHARED, ZOMBIES, Change, mutation, nothing, nothing_async
+from tests.cluster_sim.mutations.registry import ZOMBIES, Change, mutation, nothing, nothing_async
 from tests.cluster_sim.world import Focus
 
 
@@ -52,8 +51,7 @@ def _not_held_while_handed_over() -> list[Change]:
 @mutation(
     "goes-on-without-asking",
     "a partition goes on here although the catalog did not say whether it is gone",
-    SHARED,
-    schedules.answer_to_handing_over_is_late,
+    Focus(("ambush", "move"), ("hand_over",)),
 )
 def _goes_on_without_asking() -> list[Change]:
     original = Mover._switch
