@@ -13,7 +13,8 @@ from broker.partition.producer_state import ProducerStates
 from broker.partitions import Partitions
 from s3stream.catalog.api import CatalogError
 from s3stream.storage import S3Storage
-from tests.cluster_sim.mutations.registry import ZOMBIES, Change, mutation, nothing, nothing_async
+from tests.cluster_sim import schedules
+from tests.cluster_sim.mutations.registry import SHARED, ZOMBIES, Change, mutation, nothing, nothing_async
 from tests.cluster_sim.world import Focus
 
 
@@ -51,7 +52,8 @@ def _not_held_while_handed_over() -> list[Change]:
 @mutation(
     "goes-on-without-asking",
     "a partition goes on here although the catalog did not say whether it is gone",
-    Focus(("ambush", "move"), ("hand_over",)),
+    SHARED,
+    schedules.answer_to_handing_over_is_late,
 )
 def _goes_on_without_asking() -> list[Change]:
     original = Mover._switch
