@@ -73,7 +73,7 @@ class Partitions:
         self._follows_new_topics = False
         self._closed = False
         self._inspections = InspectionBudget()
-        self.throttle = ProduceThrottle(storage.pressure)
+        self.throttle = ProduceThrottle(storage.pressure_level)
         self._unsubscribe = image.subscribe(self._follow)
 
     # -- look-ups ---------------------------------------------------------------------------------------------------
