@@ -26,7 +26,7 @@ from s3stream.catalog.api import (
     StreamEpochFenced,
 )
 from s3stream.committed_ranges import ObjectRef
-from s3stream.compaction.plan import Limits, plan_merge, plan_sets
+from s3stream.compaction.plan import Limits, count_settled, plan_merge, plan_sets
 from s3stream.compaction.replacement import Located, Replacement
 from s3stream.compaction.sets import SetRewriting
 from s3stream.compaction.source import ObjectSource
@@ -48,6 +48,8 @@ STREAMS_PER_TURN = 1000
 """Streams that are passed before the event loop gets its turn; it gets one after each look at the ranges of one."""
 LOOK_COUNT = 512
 """Ranges of a stream that are looked at together."""
+RELOADS_MAX = 16
+"""Streams whose ranges are read anew in one round, because set objects of theirs were rewritten elsewhere."""
 LEFT_ALONE_S = 3600.0
 """How long what could not be read is left alone."""
 _CONFLICTS = (ObjectsReplaced, ObjectGone, OffsetsNotContinuous, StreamEpochFenced)
@@ -112,6 +114,11 @@ class Compactor:
         self._looks: dict[int, _Look] = {}
         self._left_alone: dict[int, float] = {}
         """Set objects that could not be read -> until when."""
+        self._set_ids: frozenset[int] = frozenset()
+        """Set objects at the last look, of all brokers ..."""
+        self._newest_set_id = 0
+        """... and the largest of their ids, so far."""
+        self._reloads_left = RELOADS_MAX
         self._busy: set[int] = set()
         """Streams that are being rewritten."""
 
@@ -145,11 +152,10 @@ class Compactor:
     async def _compact_sets(self) -> bool:
         now = asyncio.get_running_loop().time()
         self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
-        sets = [
-            each
-            for each in await self._catalog.set_objects()
-            if self.adopts(each.node_id) and each.object_id not in self._left_alone
-        ]
+        found = await self._catalog.set_objects()
+        self._set_ids = frozenset(each.object_id for each in found)
+        self._newest_set_id = max(self._set_ids, default=self._newest_set_id)
+        sets = [each for each in found if self.adopts(each.node_id) and each.object_id not in self._left_alone]
         plan = plan_sets(sets, self._limits, self._settings.set_object_age_ms_max)
         if plan is None:
             self._throttle.urgency = 1.0
@@ -173,6 +179,7 @@ class Compactor:
     # -- ranges of streams ---------------------------------------------------------------------------------------------
 
     async def _merge_any(self) -> bool:
+        self._reloads_left = RELOADS_MAX
         for number, stream in enumerate(list(self._streams.values()), 1):
             if number % STREAMS_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -194,22 +201,40 @@ class Compactor:
         )
 
     async def _look_at(self, stream: S3Stream) -> bool:
-        """Merge what is due, from where the last look ended: what lies before has been found in order."""
+        """Merge what is due, from where the last look ended: what lies before is settled."""
         look = self._looks.get(stream.stream_id)
         offset = stream.start_offset if look is None or look.epoch != stream.epoch else look.offset
+        may_be_behind = True
         while True:
             located = stream.committed_ranges.located(stream.stream_id, offset, stream.committed_offset, LOOK_COUNT)
-            found = plan_merge([each.size for each, _ in located], [not ref.shared for _, ref in located], self._limits)
+            if may_be_behind and self._is_behind(located):
+                if not self._reloads_left or not await self._reload(stream):
+                    return False
+                self._reloads_left -= 1
+                may_be_behind = False
+                continue
+            sizes, mergeable = [each.size for each, _ in located], [not ref.shared for _, ref in located]
+            found = plan_merge(sizes, mergeable, self._limits)
             if found is not None:
                 return await self._merge(stream, located[found[0] : found[1]])
-            tail = located[-2 * self._limits.run_count_max :]
-            offset = tail[0][0].start_offset if tail else offset
             is_last = len(located) < LOOK_COUNT
+            unsettled = located[count_settled(sizes, mergeable, self._limits) :]
+            if not is_last and len(unsettled) == LOOK_COUNT:
+                unsettled = located[-2 * self._limits.run_count_max :]
+            offset = unsettled[0][0].start_offset if unsettled else offset
             if is_last:
                 self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), offset)
             await asyncio.sleep(0)
             if is_last:
                 return False
+
+    def _is_behind(self, located: Sequence[Located]) -> bool:
+        """Parts of set objects that are none any more: another broker rewrote them, or took the others' parts out. One
+        that was committed since the last look may be taken for such; then nothing comes of it."""
+        return any(
+            ref.shared and ref.object_id not in self._set_ids and ref.object_id <= self._newest_set_id
+            for _, ref in located
+        )
 
     async def _merge(self, stream: S3Stream, located: Sequence[Located]) -> bool:
         with self._working_on(stream) as (reader, uploads):

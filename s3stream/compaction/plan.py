@@ -98,5 +98,17 @@ def plan_merge(sizes: Sequence[int], mergeable: Sequence[bool], limits: Limits) 
     return None
 
 
+def count_settled(sizes: Sequence[int], mergeable: Sequence[bool], limits: Limits) -> int:
+    """How many of the first ranges need no further look once nothing is due: those up to the last large one, if all of
+    them are the stream's own. A run behind it may go on, and a set object may yet become small ranges."""
+    settled = 0
+    for number, (size, is_own) in enumerate(zip(sizes, mergeable, strict=True), 1):
+        if not is_own:
+            break
+        if size >= limits.tiers[-1][0]:
+            settled = number
+    return settled
+
+
 def _is_due(count: int, total: int, due: int, limits: Limits) -> bool:
     return count >= 2 and (total >= due or count >= limits.run_count_max)

@@ -215,3 +215,35 @@ async def test_after_a_filter_every_offset_finds_the_first_batch_at_or_after_it(
         [again] = await rig.start()
         assert again.compacted_offset == 80
         assert (await read_from(again, 79)).next_offset == 80
+
+
+@virtual
+async def test_a_run_is_merged_though_each_look_saw_only_a_part_of_it_before_set_objects() -> None:
+    rig = Rig(replace(SETTINGS, set_object_age_ms_max=0), 3, limits=LIMITS)
+    async with running(rig) as streams:
+        compactor = rig.storage.compactor
+        for _ in range(6):
+            await write(rig, streams[:1], 5)
+            await write(rig, streams, 2 * LIMITS.run_count_max - 1, size=2)
+            compactor.adopts = lambda node: False
+            await settle(rig)
+            compactor.adopts = lambda node: True
+            await settle(rig)
+        assert ranges_of(streams[0]) < 2 * LIMITS.run_count_max
+
+
+@virtual
+async def test_what_another_broker_rewrote_is_noticed_and_does_not_keep_neighbours_apart() -> None:
+    rig = rig_of()
+    async with running(rig) as streams:
+        stream = streams[0]
+        await write(rig, streams, 20)
+        data = await read_all(stream)
+        old = stream.committed_ranges.located(stream.stream_id, 0, NEVER)
+        await settle(rig)
+        stream.committed_ranges = type(stream.committed_ranges).of(old)
+        await write(rig, streams, 1)
+        await settle(rig)
+        live = {info.object_id for info in await rig.catalog.live_objects([stream.stream_id])}
+        assert {ref.object_id for _, ref in stream.committed_ranges.located(stream.stream_id, 0, NEVER)} == live
+        assert (await read_all(stream))[: len(data)] == data

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from s3stream.catalog.api import SetObject
-from s3stream.compaction.plan import KIB, MIB, Limits, deepest, plan_merge, plan_sets
+from s3stream.compaction.plan import KIB, MIB, Limits, count_settled, deepest, plan_merge, plan_sets
 
 LIMITS = Limits()
 DAY_MS = 86_400_000
@@ -93,3 +93,11 @@ def test_a_backlog_makes_it_more_urgent_and_takes_a_bounded_part_at_once() -> No
     assert plan is not None
     assert plan.urgency == 10.0
     assert [each.object_id for each in plan.sources] == list(range(LIMITS.sources_max))
+
+
+def test_what_may_yet_be_merged_is_not_settled() -> None:
+    large = LIMITS.tiers[-1][0]
+    assert count_settled([], [], LIMITS) == 0
+    assert count_settled([1, 2, 3], [True] * 3, LIMITS) == 0
+    assert count_settled([1, large, 3, large, 1, 1], [True] * 6, LIMITS) == 4
+    assert count_settled([1, large, 3, large, 1, 1], [True, True, False, True, True, True], LIMITS) == 2

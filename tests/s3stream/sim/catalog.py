@@ -40,7 +40,7 @@ class _Object:
 
 
 class MemoryCatalog:
-    """What the stream core uses of a `Catalog`. With a `clock` (seconds) its objects have ages; without, none has one."""
+    """What the stream core uses of a `Catalog`. With a `clock` (in seconds) its objects have ages."""
 
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self._clock = clock

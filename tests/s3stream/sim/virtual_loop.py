@@ -15,14 +15,15 @@ DAY = 86_400.0
 
 
 class Deadlock(AssertionError):
-    """Nothing is ready and no timer is set, or only periodic work has gone on for a day: everybody waits."""
+    """Nothing is ready and no timer is set, or only periodic work has gone on for too long: everybody waits."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
     now = 0.0
+    limit = DAY
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None or self.now > DAY:
+        if timeout is None or self.now > self.limit:
             waiting = [str(task.get_coro()) for task in asyncio.all_tasks(asyncio.get_running_loop())]
             raise Deadlock("nothing will ever happen again; waiting: " + "; ".join(waiting))
         self.now += max(timeout, 0.0)
@@ -30,8 +31,11 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
+    """`limit`: the virtual time at which what is still running is taken for stuck."""
+
+    def __init__(self, limit: float = DAY) -> None:
         self._jumping = _JumpingSelector()
+        self._jumping.limit = limit
         super().__init__(self._jumping)
         self.errors: list[dict[str, Any]] = []
         self.set_exception_handler(lambda loop, context: self.errors.append(context))
@@ -40,9 +44,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.now
 
 
-def run_virtual(main: Coroutine[Any, Any, T]) -> T:
+def run_virtual(main: Coroutine[Any, Any, T], limit: float = DAY) -> T:
     """Run to the end; whatever a task or callback raised unseen is an error."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(limit)) as runner:
         result = runner.run(main)
         loop = runner.get_loop()
         assert isinstance(loop, VirtualLoop)

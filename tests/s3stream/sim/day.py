@@ -1,0 +1,530 @@
+"""A day of two brokers in virtual time: streams of very different rates, retention, compaction, faults, and readers.
+
+Everything of the storage is real (`S3Storage` with uploads, compaction of objects and by key, cleaner, recovery, the
+store's retries and second requests); store, WAL and catalog are those in memory. Brokers are stopped and killed, their
+streams go from one to the other, streams are deleted and made anew, the store fails by rule and is away for minutes.
+All the time: every read equals the model, and what is kept stays bounded (`day_bounds`). A seed is a whole day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import structlog
+
+from broker.retention import retained_from
+from s3stream.api import (
+    ObjectCorrupt,
+    OffsetOutOfRange,
+    StorageFull,
+    StreamClosed,
+    StreamFailed,
+    StreamFenced,
+)
+from s3stream.block_cache import BlockReader
+from s3stream.catalog.api import CatalogUnreachable
+from s3stream.compaction.plan import Limits
+from s3stream.objectstore.api import StoreError, StoreUnreachable
+from s3stream.objectstore.faults import FaultyStore, parse_rules
+from s3stream.objectstore.hedging import HedgingStore
+from s3stream.objectstore.memory import MemoryStore
+from s3stream.objectstore.retrying import RetryingStore
+from s3stream.recovery import recover_wal
+from s3stream.settings import StorageSettings
+from s3stream.storage import S3Storage
+from s3stream.stream import S3Stream
+from tests.s3stream.sim.catalog import MemoryCatalog
+from tests.s3stream.sim.day_bounds import Bounds
+from tests.s3stream.sim.day_model import KeyFilter, Kind, ModelStream
+from tests.s3stream.sim.faults import Faults, Faulty
+from tests.s3stream.sim.virtual_loop import DAY, run_virtual
+from tests.s3stream.sim.world import inline
+from wal import fence_wal, open_wal
+from wal.memory import MemoryWal, forget
+
+NODES = (1, 2)
+HOUR = 3600.0
+SETTINGS = StorageSettings(
+    cache_size_max=600_000,
+    block_size=60_000,
+    upload_interval_ms=10_000,
+    uploads_in_flight_max=3,
+    pressure_low_size=150_000,
+    pressure_high_size=250_000,
+    unuploaded_size_max=400_000,
+    upload_split_size=16_000,
+    compaction_interval_ms=30_000,
+    compaction_rate=200_000,
+    set_object_age_ms_max=3_600_000,
+)
+"""Sizes to the scale of the streams; the times after which objects are deleted are the real ones."""
+LIMITS = Limits(
+    split_size=4_000,
+    target_size=200_000,
+    tiers=((1_000, 8_000), (8_000, 40_000), (40_000, 100_000)),
+    run_count_max=12,
+    fan_in=5,
+    sources_max=8,
+    generation_max=2,
+    job_size=300_000,
+)
+KINDS = (
+    (3, Kind(0.7, 400, retention_ms=3_600_000)),
+    (2, Kind(3, 1200, retention_bytes=150_000)),
+    (3, Kind(4, 300, retention_ms=7_200_000, retention_bytes=400_000)),
+    (2, Kind(5, 100)),
+    (2, Kind(2, 200, keys=20)),
+    (2, Kind(20, 300, retention_ms=14_400_000, keys=50)),
+    (6, Kind(60, 300)),
+    (6, Kind(300, 2_000, retention_ms=3_600_000)),
+    (10, Kind(1800, 100)),
+)
+"""How many streams there are of which kind."""
+USUAL_FAULTS = """
+* error p=0.02
+* delay=0.4 p=0.03
+put lost p=0.02
+delete lost p=0.05
+get torn p=0.01
+get flipped p=0.0005
+"""
+_GONE = (StreamClosed, StreamFailed, StreamFenced)
+"""What somebody who still works on a stream is told when it goes elsewhere."""
+
+
+class Broker:
+    """One of the two; `streams` are those that it has open and that are not on their way elsewhere."""
+
+    def __init__(self, node: int, day: Day) -> None:
+        self.node = node
+        self.day = day
+        self.wal_name = f"day-{id(day)}-{node}"
+        self.streams: dict[int, S3Stream] = {}
+        self.is_up = False
+        self.storage: S3Storage
+        self.reader: BlockReader
+        self.wal: MemoryWal
+
+    async def start(self) -> None:
+        day = self.day
+        epoch = day.memory_catalog.register(self.node)
+        self.wal = cast("MemoryWal", await open_wal(f"memory://{self.wal_name}", epoch=epoch))
+        self.wal.manual = True
+        self.reader = BlockReader(day.store, cache_size=100_000, index_cache_size=40_000, read_ahead_size_max=20_000)
+        self.storage = S3Storage(
+            day.catalog,
+            day.store,
+            self.wal,
+            self.reader,
+            self.node,
+            epoch,
+            SETTINGS,
+            rng=day.rng,
+            offload=inline,
+            limits=LIMITS,
+        )
+        self.storage.compactor.adopts = lambda node: node == self.node or not day.brokers[node].is_up
+        await self.storage.start()
+        self.is_up = True
+
+    async def open(self, stream_ids: list[int], *, ahead: bool = False) -> None:
+        if ahead:
+            await self.day.until_answered(self.storage.preload_streams, stream_ids)
+        for stream in await self.day.until_answered(self.storage.open_streams, stream_ids):
+            model = self.day.models[stream.stream_id]
+            model.adopt(stream.start_offset, stream.next_offset)
+            stream.on_confirmed = lambda stream=stream, model=model: self._confirmed(stream, model)
+            self.streams[stream.stream_id] = stream
+
+    def _confirmed(self, stream: S3Stream, model: ModelStream) -> None:
+        assert stream.confirmed_offset > model.confirmed_offset
+        model.confirmed_offset = stream.confirmed_offset
+
+    async def let_go(self, stream_ids: list[int]) -> None:
+        """Close some streams; the log is at work as it always is meanwhile."""
+        streams = [self.streams.pop(stream_id) for stream_id in stream_ids]
+        self.wal.sync()
+        await asyncio.gather(*(stream.close() for stream in streams))
+
+    async def stop(self) -> list[int]:
+        """Returns the streams that it had."""
+        had = list(self.streams)
+        self.streams = {}
+        self.wal.sync()
+        await self.storage.close()
+        self.is_up = False
+        await self.reader.close()
+        return had
+
+    async def kill(self) -> list[int]:
+        had = list(self.streams)
+        self.streams = {}
+        self.is_up = False
+        self.wal.crash(self.day.rng.randrange(6))
+        self.storage.lose_lease(StreamFailed("the process is dead"))
+        await self.storage.close()
+        await self.reader.close()
+        return had
+
+    async def take_over(self, dead: Broker) -> None:
+        """Recover the log of a dead broker, and end its registration's claims."""
+        epoch = self.day.memory_catalog.fence(dead.node)
+        fenced = await fence_wal(f"memory://{dead.wal_name}")
+        try:
+            await recover_wal(
+                fenced,
+                self.day.catalog,
+                self.day.store,
+                self.node,
+                self.day.memory_catalog.brokers_[self.node],
+                settings=SETTINGS,
+                rng=self.day.rng,
+                offload=inline,
+            )
+            self.day.memory_catalog.recovered(dead.node, epoch)
+            await fenced.discard()
+        finally:
+            await fenced.close()
+
+
+@dataclass(slots=True)
+class Day:
+    """`run` it inside a virtual loop. `counts` says what happened, `bounds` how large things were."""
+
+    seed: int
+    hours: float
+    counts: Counter[str] = field(default_factory=Counter)
+    report: Callable[[str], None] = lambda line: None
+    rng: random.Random = field(init=False)
+    memory_catalog: MemoryCatalog = field(init=False)
+    memory_store: MemoryStore = field(init=False)
+    faulty: FaultyStore = field(init=False)
+    catalog_faults: Faults = field(init=False)
+    catalog: Any = field(init=False)
+    store: Any = field(init=False)
+    models: dict[int, ModelStream] = field(init=False, default_factory=dict)
+    brokers: dict[int, Broker] = field(init=False)
+    bounds: Bounds = field(init=False)
+    _due: list[tuple[float, int]] = field(init=False, default_factory=list)
+    _ends_at: float = field(init=False)
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def run(self) -> None:
+        self.rng = random.Random(self.seed)
+        self._ends_at = self.now() + self.hours * HOUR
+        self.memory_catalog = MemoryCatalog(self.now)
+        self.memory_store = MemoryStore()
+        self.faulty = FaultyStore(self.memory_store, parse_rules(USUAL_FAULTS), self.rng)
+        self.store = HedgingStore(RetryingStore(self.faulty, clock=self.now, rng=self.rng))
+        self.catalog_faults = Faults(self.rng, CatalogUnreachable, 0.01, 0.01, 0.01)
+        self.catalog = Faulty(self.memory_catalog, self.catalog_faults)
+        self.brokers = {node: Broker(node, self) for node in NODES}
+        self.bounds = Bounds(self.memory_catalog, self.memory_store, SETTINGS, LIMITS, len(NODES), self.now)
+        for broker in self.brokers.values():
+            await broker.start()
+        for count, kind in KINDS:
+            await self._make_streams(count, kind)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for work in (self._append, self._retain, self._compact_keys, self._fail, self._live, self._check):
+                    group.create_task(work())
+                for _ in range(4):
+                    group.create_task(self._read())
+            await self._end()
+        finally:
+            for broker in self.brokers.values():
+                forget(broker.wal_name)
+
+    def is_over(self) -> bool:
+        return self.now() >= self._ends_at
+
+    async def until_answered(self, call: Callable[..., Any], *args: object) -> Any:
+        while True:
+            try:
+                return await call(*args)
+            except (CatalogUnreachable, StoreUnreachable):
+                await asyncio.sleep(0.05)
+
+    async def pause(self, low: float, high: float) -> bool:
+        """False if the day is over by then."""
+        await asyncio.sleep(min(self.rng.uniform(low, high), max(0.0, self._ends_at - self.now())))
+        return not self.is_over()
+
+    def any_stream(self) -> tuple[Broker, S3Stream] | None:
+        broker = self.rng.choice(list(self.brokers.values()))
+        if not broker.streams:
+            return None
+        return broker, broker.streams[self.rng.choice(list(broker.streams))]
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    async def _make_streams(self, count: int, kind: Kind) -> None:
+        up = [broker for broker in self.brokers.values() if broker.is_up]
+        for stream_id in self.memory_catalog.create_streams(count):
+            self.models[stream_id] = ModelStream(stream_id, kind)
+            heapq.heappush(self._due, (self.now() + self.rng.uniform(0, kind.period_s), stream_id))
+            await self.rng.choice(up).open([stream_id])
+
+    async def _delete_stream(self) -> None:
+        """A topic is deleted, and another one of its kind is made."""
+        chosen = self.any_stream()
+        if chosen is None:
+            return
+        broker, stream = chosen
+        del broker.streams[stream.stream_id]
+        kind = self.models.pop(stream.stream_id).kind
+        if self.rng.random() < 0.5:
+            broker.wal.sync()
+            await stream.close()
+        self.memory_catalog.delete_stream(stream.stream_id)
+        broker.storage.release_streams([stream])
+        self.counts["streams deleted"] += 1
+        await self._make_streams(1, kind)
+
+    # -- what goes on ------------------------------------------------------------------------------------------------
+
+    async def _append(self) -> None:
+        while not self.is_over():
+            await asyncio.sleep(1.0)
+            now = self.now()
+            open_here = {key: stream for broker in self.brokers.values() for key, stream in broker.streams.items()}
+            while self._due[0][0] <= now:
+                at, stream_id = heapq.heappop(self._due)
+                model = self.models.get(stream_id)
+                if model is None:
+                    continue
+                heapq.heappush(self._due, (at + self.rng.expovariate(1 / model.kind.period_s), stream_id))
+                if (stream := open_here.get(stream_id)) is not None:
+                    self._append_to(stream, model)
+            for broker in self.brokers.values():
+                if broker.is_up:
+                    broker.wal.sync(self.rng.choice((None, None, None, 3)))
+
+    def _append_to(self, stream: S3Stream, model: ModelStream) -> None:
+        data, count = model.make(self.rng)
+        time_ms = int(self.now() * 1000)
+        try:
+            base = stream.append(data, count, time_ms)
+        except StorageFull:
+            self.counts["appends refused"] += 1
+            return
+        model.append(base, count, time_ms, data)
+        self.counts["batches appended"] += 1
+        self.counts["bytes appended"] += len(data)
+
+    async def _read(self) -> None:
+        """Reads on from anywhere, from the start, near the end, or by time: a few steps each time."""
+        while await self.pause(0, 20):
+            if (chosen := self.any_stream()) is None:
+                continue
+            _, stream = chosen
+            model = self.models[stream.stream_id]
+            try:
+                if self.rng.random() < 0.2 and not model.kind.keys:
+                    await self._seek(stream, model)
+                else:
+                    await self._scan(stream, model)
+            except _GONE:
+                self.counts["reads of closed streams"] += 1
+            except (StoreUnreachable, ObjectCorrupt):
+                self.counts["reads that failed"] += 1
+
+    async def _scan(self, stream: S3Stream, model: ModelStream) -> None:
+        last = stream.confirmed_offset
+        where = self.rng.random()
+        offset = stream.start_offset if where < 0.2 else self.rng.randint(stream.start_offset, last)
+        if where > 0.8:
+            offset = max(stream.start_offset, last - self.rng.randrange(1, 50))
+        max_size = self.rng.choice((1, 2_000, 50_000))
+        for _ in range(self.rng.choice((1, 3, 20))):
+            end_offset = stream.confirmed_offset
+            passes = model.passes
+            try:
+                result = await stream.fetch(offset, max_size, end_offset)
+            except OffsetOutOfRange:
+                assert offset < stream.start_offset or offset > stream.confirmed_offset
+                return
+            if self.models.get(stream.stream_id) is not model or not self._is_open(stream):
+                return
+            self.counts["batches read"] += model.check(offset, max_size, end_offset, result, passes)
+            self.counts["reads"] += 1
+            if result.next_offset == offset:
+                return
+            offset = result.next_offset
+            await asyncio.sleep(self.rng.choice((0, 0, 0.5)))
+
+    async def _seek(self, stream: S3Stream, model: ModelStream) -> None:
+        timestamp = int(self.rng.uniform(0, self.now() + 10) * 1000)
+        confirmed_offset, start_offset = stream.confirmed_offset, stream.start_offset
+        found = await stream.seek_timestamp(timestamp)
+        unchanged = (stream.confirmed_offset, stream.start_offset) == (confirmed_offset, start_offset)
+        if unchanged and self._is_open(stream):
+            model.check_seek(timestamp, found)
+            self.counts["seeks by time"] += 1
+
+    def _is_open(self, stream: S3Stream) -> bool:
+        return any(broker.streams.get(stream.stream_id) is stream for broker in self.brokers.values())
+
+    async def _retain(self) -> None:
+        while await self.pause(50, 70):
+            for broker in self.brokers.values():
+                for stream in list(broker.streams.values()):
+                    if stream.stream_id in broker.streams:
+                        await self._retain_stream(stream, self.models[stream.stream_id])
+
+    async def _retain_stream(self, stream: S3Stream, model: ModelStream) -> None:
+        kind = model.kind
+        now_ms = int(self.now() * 1000)
+        start_offset = retained_from(
+            stream.ranges(), stream.start_offset, stream.size, now_ms, kind.retention_ms, kind.retention_bytes
+        )
+        if start_offset <= stream.start_offset:
+            return
+        model.start_offset = start_offset
+        try:
+            await stream.trim(start_offset)
+        except _GONE:
+            return
+        model.trimmed(start_offset)
+        self.counts["trims"] += 1
+
+    async def _compact_keys(self) -> None:
+        while await self.pause(200, 400):
+            for broker in self.brokers.values():
+                for stream in list(broker.streams.values()):
+                    model = self.models.get(stream.stream_id)
+                    if model is not None and model.kind.keys and stream.stream_id in broker.streams:
+                        try:
+                            await self._compact_by_key(broker, stream, model)
+                        except _GONE:
+                            self.counts["passes broken off"] += 1
+                        except (StoreError, ObjectCorrupt):
+                            self.counts["passes that failed"] += 1
+
+    async def _compact_by_key(self, broker: Broker, stream: S3Stream, model: ModelStream) -> None:
+        """What the cleaner of the broker does, with keys that the storage knows nothing of."""
+        dirty, end_offset = max(stream.compacted_offset, stream.start_offset), stream.committed_offset
+        if dirty >= end_offset:
+            return
+        compactor = broker.storage.compactor
+        last: dict[int, int] = {}
+        async for batches in compactor.read(stream, dirty, end_offset):
+            model.index(last, (batch[3] for batch in batches), dirty, end_offset)
+        key_filter = KeyFilter(model, last, end_offset)
+        if await compactor.rewrite(stream, end_offset, key_filter, end_offset):
+            model.purge()
+            self.counts["passes by key"] += 1
+            self.counts["batches dropped by key"] += key_filter.count
+
+    # -- what goes wrong ---------------------------------------------------------------------------------------------
+
+    async def _fail(self) -> None:
+        while await self.pause(0.3 * HOUR, 2 * HOUR):
+            kind = self.rng.choice(("* down", "* error p=0.5; * delay=2 p=0.3", "catalog"))
+            self.counts[f"outages: {kind}"] += 1
+            self.bounds.trouble_until = float("inf")
+            if kind == "catalog":
+                self.catalog_faults.down = True
+            else:
+                self.faulty.set_rules(parse_rules(kind))
+            await self.pause(30, 600)
+            self.catalog_faults.down = False
+            self.faulty.set_rules(parse_rules(USUAL_FAULTS))
+            self.bounds.trouble_until = self.now()
+
+    async def _live(self) -> None:
+        """Brokers are stopped, killed, and started again; streams go from one to the other, are deleted and made."""
+        while await self.pause(300, 1200):
+            one, other = self.rng.sample(list(self.brokers.values()), 2)
+            what = self.rng.choices(("move", "stop", "kill", "delete"), (4, 2, 3, 2))[0]
+            if what == "delete":
+                await self._delete_stream()
+            elif what == "move":
+                chosen = self.rng.sample(list(one.streams), self.rng.randint(0, len(one.streams)))
+                await one.let_go(chosen)
+                await other.open(chosen, ahead=self.rng.random() < 0.5)
+                self.counts["streams moved"] += len(chosen)
+            else:
+                self.counts[f"brokers: {what}"] += 1
+                had = await (one.stop() if what == "stop" else one.kill())
+                if what == "kill":
+                    await other.take_over(one)
+                await other.open(had)
+                await asyncio.sleep(self.rng.choice((0, 30, 300)))
+                await one.start()
+
+    # -- promises ----------------------------------------------------------------------------------------------------
+
+    async def _check(self) -> None:
+        while await self.pause(600, 600):
+            self.check()
+
+    def check(self) -> None:
+        storages = [broker.storage for broker in self.brokers.values() if broker.is_up]
+        for storage in storages:
+            assert storage.failed is None, storage.failed
+        self.bounds.check(storages)
+        if int(self.now() / HOUR) > int((self.now() - 600) / HOUR):
+            self.report(f"{self.now() / HOUR:5.1f} h  {self.bounds.line()}")
+
+    async def _end(self) -> None:
+        """The faults are gone: everything is read, before and after all is stopped; then nothing may be left over."""
+        self.faulty.set_rules(())
+        self.catalog_faults.down = False
+        self.catalog_faults.fail_before = self.catalog_faults.fail_after = 0.0
+        for broker in self.brokers.values():
+            broker.wal.sync()
+        await self._read_all()
+        had = [await broker.stop() for broker in self.brokers.values()]
+        for broker, stream_ids in zip(self.brokers.values(), reversed(had), strict=True):
+            await broker.start()
+            await broker.open(stream_ids)
+        await self._read_all()
+        await asyncio.sleep(self.bounds.grace_s)
+        self.check()
+        for broker in self.brokers.values():
+            await broker.stop()
+        self.bounds.check_bucket_is_clean()
+
+    async def _read_all(self) -> None:
+        for broker in self.brokers.values():
+            for stream in list(broker.streams.values()):
+                model = self.models[stream.stream_id]
+                offset = stream.start_offset
+                while offset < stream.confirmed_offset:
+                    passes, end_offset = model.passes, stream.confirmed_offset
+                    result = await self.until_answered(stream.fetch, offset, 50_000, end_offset)
+                    self.counts["batches read at the end"] += model.check(offset, 50_000, end_offset, result, passes)
+                    assert result.next_offset > offset
+                    offset = result.next_offset
+
+
+def run_day(seed: int, hours: float, report: Callable[[str], None] = lambda line: None) -> Day:
+    """Returns the day; raises AssertionError with what was not kept."""
+    errors: list[str] = []
+
+    def judge(_: object, level: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+        if level == "error" and "process is dead" not in str(event.get("error")):
+            errors.append(f"{event}")
+        raise structlog.DropEvent
+
+    day = Day(seed, hours, report=report)
+    before = structlog.get_config()
+    structlog.configure(processors=[judge], cache_logger_on_first_use=False)
+    try:
+        run_virtual(day.run(), limit=hours * HOUR + DAY)
+        assert not errors, errors
+    except BaseException as error:
+        error.add_note(f"replay with: python -m tests.s3stream.sim --hours {hours:g} --seed {seed}")
+        raise
+    finally:
+        structlog.configure(**before)
+    return day
