@@ -17,16 +17,17 @@ from functools import partial
 
 import structlog
 
+from broker.background import BackgroundTask
 from broker.cluster.image import MetadataImage
 from broker.lease import lease_clock
 from broker.peer_watch import PeerWatch
 from broker.settings import Address, Settings
-from broker.takeover import recover_claimed
+from broker.takeover import recover_claimed, store_answers
 from broker.wal_address import fence_log, is_sealed_by_looking
 from s3stream.api import StorageError
 from s3stream.catalog.api import BrokerInfo, Catalog, CatalogError, Changes
-from s3stream.objectstore.api import ObjectStore, StoreError
-from wal.api import RecoverableWal, WalError, WalOfAnotherEpoch
+from s3stream.objectstore.api import ObjectStore
+from wal.api import RecoverableWal, WalError
 
 log = structlog.get_logger()
 
@@ -34,8 +35,6 @@ LOOK_INTERVAL_S = 1.0
 """How often all other brokers are looked at when nothing tells of a change."""
 RETRY_MIN_S, RETRY_MAX_S = 2.0, 60.0
 """Pauses before a recovery that failed is tried again: it may read the whole log each time."""
-STORE_CHECK_S = 2.0
-"""A broker that the object store does not answer within this time leaves recoveries to others."""
 
 
 class Failover:
@@ -50,7 +49,7 @@ class Failover:
         self._image = image
         self._watch = PeerWatch(self._watch_changed)
         self._woken = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task = BackgroundTask(self._run, "failover")
         self._looks: dict[int, asyncio.Task[None]] = {}
         """Broker epoch -> the look at that broker that is under way, with the take-over that comes of it."""
         self._look_again: set[int] = set()
@@ -60,24 +59,25 @@ class Failover:
         """Broker epoch -> when its recovery is tried again, the pause until then."""
         self._unrecoverable: dict[int, str] = {}
         """Broker epoch -> why its log could not be recovered, as it was logged last."""
-        self._answered_at = self._leases_count_from = lease_clock()
         self._patience_s = settings.lease_ms / 2000
-        """How long the others have, when the catalog answers again, to renew leases that ended meanwhile."""
+        """How long the others have, when the catalog answers again, to renew leases that ended meanwhile. It may have
+        been away until this broker started."""
+        self._answered_at = lease_clock()
+        self._leases_count_from = self._answered_at + self._patience_s
         self._shared_generation = -1
         """Of the image when its partitions were looked through last."""
 
     def start(self) -> None:
         self._follow()
-        self._task = asyncio.create_task(self._run(), name="failover")
+        self._task.start()
 
     async def stop(self) -> None:
         self._unsubscribe()
-        tasks = [*self._looks.values()]
-        if self._task is not None:
-            tasks.append(self._task)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._task.stop()
+        looks = [*self._looks.values()]
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
         await self._watch.close()
 
     def _changed(self, changes: Changes) -> None:
@@ -178,15 +178,8 @@ class Failover:
         async with AsyncExitStack() as open_logs:
             try:
                 wal = await self._fence(broker, open_logs)
-            except WalOfAnotherEpoch as error:
-                if broker.fenced:
-                    await self._tell(broker, str(error))
-                elif not broker.alive and not await self._end_expired(broker, only_idle=True):
-                    # it did open its log, on another machine most likely
-                    await self._tell(broker, str(error))
-                return
             except WalError as error:
-                if not broker.alive:
+                if not broker.alive and not await self._end_idle(broker):
                     await self._tell(broker, str(error))
                 return
             if wal is None:
@@ -214,14 +207,24 @@ class Failover:
     async def _has_lost_its_lease(self, broker: BrokerInfo) -> bool:
         return broker.fenced or (not broker.alive and await self._end_expired(broker))
 
+    async def _end_idle(self, broker: BrokerInfo) -> bool:
+        """Its log cannot be had. True if nothing is offline for it: it may live, or it opened nothing, and ends here.
+        Nobody gains by fencing one that did: its log is on another machine most likely, and may come back."""
+        if broker.fenced:
+            return False
+        return not self._leases_count() or await self._end_expired(broker, only_idle=True)
+
     async def _end_expired(self, broker: BrokerInfo, *, only_idle: bool = False) -> bool:
-        """The end of a lease proves nothing just after the catalog was away, when it ended for everybody."""
-        if lease_clock() < self._leases_count_from:
+        if not self._leases_count():
             return False
         return await self._catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True, only_idle=only_idle)
 
+    def _leases_count(self) -> bool:
+        """The end of a lease proves nothing just after the catalog was away, when it ended for everybody."""
+        return lease_clock() >= self._leases_count_from
+
     async def _recover(self, broker: BrokerInfo, wal: RecoverableWal) -> None:
-        if not await self._store_answers():
+        if not await store_answers(self._store):
             await self._tell(broker, "the object store does not answer")
             return
         if await self._catalog.claim_recovery(broker.node_id, broker.epoch, self._node_id, self._broker_epoch):
@@ -233,15 +236,6 @@ class Failover:
             self._shared_generation = -1
             self._wake()
         await self._image.refresh()
-
-    async def _store_answers(self) -> bool:
-        """Who recovers waits for the store for as long as it takes, and keeps others from trying meanwhile."""
-        try:
-            async with asyncio.timeout(STORE_CHECK_S):
-                await self._store.head("tailrace")
-        except (StoreError, TimeoutError):
-            return False
-        return True
 
     async def _tell(self, broker: BrokerInfo, reason: str) -> None:
         if self._unrecoverable.get(broker.epoch) == reason:

@@ -1,8 +1,9 @@
 """Connections held to other brokers only to notice their end: the kernel tells within milliseconds that a process died.
 
 A lost connection proves nothing (it may be the network's doing, or an idle one that was closed), so that it only leads
-to a closer look. `is_gone` says more: where a broker has listened nobody listens now. One that stops still listens, and
-closes connections at once: it is `absent` as well, that is, clients had better not be sent to it.
+to a closer look. `is_gone` says more: where a broker has listened nobody listens now, several times in a row. One that
+stops still listens, and closes connections at once: it is `absent` as well, that is, clients had better not be sent to
+it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from broker.settings import Address
 CONNECT_TIMEOUT_S = 2.0
 RETRY_S, RETRY_MAX_S = 0.1, 1.0
 """Between two attempts to connect to a broker that does not listen: each pause is twice the former one."""
+REFUSALS_MIN = 3
+"""So many in a row mean that nobody listens: a listener may be opened anew, or have no room, for a moment."""
 
 
 class PeerWatch:
@@ -25,27 +28,28 @@ class PeerWatch:
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
         self._watches: dict[int, asyncio.Task[None]] = {}
-        self._gone: set[int] = set()
+        self._refusals: dict[int, int] = {}
+        """Since it took a connection last."""
         self._turns_away: set[int] = set()
 
     def follow(self, brokers: Mapping[int, Address]) -> None:
         """Watch these from now on, and no others."""
         for epoch in self._watches.keys() - brokers.keys():
             self._watches.pop(epoch).cancel()
-            self._gone.discard(epoch)
+            self._refusals.pop(epoch, None)
             self._turns_away.discard(epoch)
         for epoch in brokers.keys() - self._watches.keys():
             watch = self._watch(epoch, brokers[epoch])
             self._watches[epoch] = asyncio.create_task(watch, name=f"watch-broker-epoch-{epoch}")
 
     def is_gone(self, epoch: int) -> bool:
-        """It was connected once, and the last attempt found nobody listening. One that starts does not listen yet."""
-        return epoch in self._gone
+        """It was connected once, and the last attempts found nobody listening. One that starts does not listen yet."""
+        return self._refusals.get(epoch, 0) >= REFUSALS_MIN
 
     @property
     def absent(self) -> frozenset[int]:
-        """Those that are gone, or close connections as soon as they are made."""
-        return frozenset(self._gone | self._turns_away)
+        """Those that refuse connections, or close them as soon as they are made."""
+        return frozenset(self._turns_away.union(self._refusals))
 
     async def close(self) -> None:
         tasks = [*self._watches.values()]
@@ -63,16 +67,16 @@ class PeerWatch:
                     reader, writer = await _connect(address)
             except ConnectionRefusedError:
                 if was_connected:
-                    self._found(epoch, is_gone=True, turns_away=False)
+                    self._found(epoch, refused=True, turns_away=False)
             except (OSError, TimeoutError):
                 # not reachable from here: its lease decides
-                self._found(epoch, is_gone=False, turns_away=False)
+                self._found(epoch, refused=False, turns_away=False)
             else:
                 was_connected = True
                 ended: asyncio.Task[bytes] = asyncio.create_task(reader.read(1))
                 try:
                     stays = not (await asyncio.wait([ended], timeout=RETRY_S))[0]
-                    self._found(epoch, is_gone=False, turns_away=not stays)
+                    self._found(epoch, refused=False, turns_away=not stays)
                     with suppress(OSError):
                         await ended
                 finally:
@@ -85,14 +89,17 @@ class PeerWatch:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
 
-    def _found(self, epoch: int, *, is_gone: bool, turns_away: bool) -> None:
+    def _found(self, epoch: int, *, refused: bool, turns_away: bool) -> None:
         before = self.absent
-        for found, among in ((is_gone, self._gone), (turns_away, self._turns_away)):
-            if found:
-                among.add(epoch)
-            else:
-                among.discard(epoch)
-        if is_gone or self.absent != before:
+        if refused:
+            self._refusals[epoch] = self._refusals.get(epoch, 0) + 1
+        else:
+            self._refusals.pop(epoch, None)
+        if turns_away:
+            self._turns_away.add(epoch)
+        else:
+            self._turns_away.discard(epoch)
+        if refused or self.absent != before:
             self._on_change()
 
 

@@ -6,7 +6,8 @@ between leaves work that the next start does again.
 
 Proof that an owner is out is the free lock of its log, or a lease that has run out on the database's clock: then it may
 live, and write its log, but it acknowledges nothing any more. So a log in a directory is only read by others; its own
-node empties it, at its next start, once the catalog knows that everything was recovered.
+node empties it, at its next start, once the catalog knows that everything was recovered. Leases of other nodes are
+judged by who runs (`broker.failover`): a start cannot tell whether the database was away until a moment ago.
 
 A log is known by the epoch it was last appended under, which is its broker's own: at the same address may lie the log
 of another machine, or a new one in the place of one that was lost. A log that cannot be reached leaves the partitions
@@ -28,7 +29,7 @@ from broker.settings import Address, Settings
 from broker.wal_address import fence_log, is_sealed_by_looking, open_log
 from s3stream.api import StorageError
 from s3stream.catalog.api import BrokerInfo, Catalog, CatalogError
-from s3stream.objectstore.api import ObjectStore
+from s3stream.objectstore.api import ObjectStore, StoreError, StoreUnreachable
 from s3stream.recovery import recover_wal
 from wal import fence_wal
 from wal.api import RecoverableWal, Wal, WalError, WalLocked, WalOfAnotherEpoch, WalUnreachable
@@ -44,6 +45,10 @@ LOCK_CHECK_S = 0.02
 EXPIRY_CHECK_S = 0.2
 EXPIRY_LEASES_MAX = 2
 """A former broker of this node id that still holds its lease after so many of our own is alive."""
+STORE_CHECK_S = 2.0
+"""A broker that the object store does not answer within this time leaves recoveries to others ..."""
+STORE_PATIENCE_S = 10.0
+"""... and gives up one that it is at if the store has not answered for so long."""
 
 
 class TakeoverError(Exception):
@@ -115,7 +120,7 @@ async def _end_former(catalog: Catalog, former: BrokerInfo, settings: Settings, 
         if not is_out and await catalog.fence_broker(former.node_id, former.epoch, only_idle=True):
             return
     else:
-        is_out = bool(await _is_out(former, catalog.cluster_id))
+        is_out = await _is_out(former, catalog.cluster_id)
     if is_out:
         await catalog.fence_broker(former.node_id, former.epoch)
         return
@@ -133,15 +138,14 @@ async def _end_former(catalog: Catalog, former: BrokerInfo, settings: Settings, 
         await asyncio.sleep(EXPIRY_CHECK_S)
 
 
-async def _is_out(broker: BrokerInfo, cluster_id: str) -> bool | None:
-    """Whether its log proves it; None if that cannot be had from here. One of objects says nothing without being
-    sealed: the lease does."""
+async def _is_out(broker: BrokerInfo, cluster_id: str) -> bool:
+    """Whether its log proves it. One of objects says nothing without being sealed."""
     if is_sealed_by_looking(broker.wal_url):
         return False
     try:
         wal = await fence_log(broker.wal_url, cluster_id, broker.epoch)
     except WalError:
-        return None
+        return False
     await wal.close()
     return wal.owner_is_out
 
@@ -227,16 +231,10 @@ async def _recover_other(
 
 
 async def _fence_dead(catalog: Catalog, node_id: int) -> None:
-    """End the registrations of other brokers that are provably out."""
+    """End the registrations of other brokers whose logs prove that they are out."""
     for broker in await catalog.brokers():
-        if broker.closed or broker.node_id == node_id:
-            continue
-        is_out = await _is_out(broker, catalog.cluster_id)
-        if is_out:
+        if not broker.closed and broker.node_id != node_id and await _is_out(broker, catalog.cluster_id):
             await catalog.fence_broker(broker.node_id, broker.epoch)
-        elif not broker.alive:
-            # nobody gains by fencing one whose log cannot be had: it may live, and come back
-            await catalog.fence_broker(broker.node_id, broker.epoch, only_expired=True, only_idle=is_out is None)
 
 
 async def recover_claimed(
@@ -247,13 +245,39 @@ async def recover_claimed(
     wal: RecoverableWal,
     owner: BrokerInfo,
 ) -> None:
-    """As `recover_fenced`, of another broker that was claimed. If it fails others may try: they may reach more."""
+    """As `recover_fenced`, of another broker that was claimed. If it fails, or the store does not answer any more,
+    others may try: they may reach more."""
+    recovering = asyncio.create_task(recover_fenced(catalog, store, settings, broker_epoch, wal, [owner]))
     try:
-        await recover_fenced(catalog, store, settings, broker_epoch, wal, [owner])
+        await _end_without_store(recovering, store)
     except Exception:
         with suppress(CatalogError):
             await catalog.release_recovery(owner.node_id, owner.epoch, settings.node_id, broker_epoch)
         raise
+
+
+async def _end_without_store(recovering: asyncio.Task[None], store: ObjectStore) -> None:
+    """Wait for it. Raises what it raises; StoreUnreachable when the store has not answered for too long."""
+    answered_at = lease_clock()
+    try:
+        while not (await asyncio.wait([recovering], timeout=STORE_CHECK_S))[0]:
+            if await store_answers(store):
+                answered_at = lease_clock()
+            elif lease_clock() - answered_at > STORE_PATIENCE_S:
+                raise StoreUnreachable("the object store does not answer any more")
+    finally:
+        recovering.cancel()
+        await asyncio.wait([recovering])
+    recovering.result()
+
+
+async def store_answers(store: ObjectStore) -> bool:
+    try:
+        async with asyncio.timeout(STORE_CHECK_S):
+            await store.head("tailrace")
+    except (StoreError, TimeoutError):
+        return False
+    return True
 
 
 async def recover_fenced(

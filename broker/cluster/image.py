@@ -23,6 +23,7 @@ from uuid import UUID
 
 import structlog
 
+from broker.background import BackgroundTask
 from broker.config.broker_config import BrokerConfig
 from broker.config.topic_config import TopicConfig
 from s3stream.catalog.api import DRAINING, BrokerInfo, Catalog, CatalogError, Changes, TopicInfo
@@ -73,7 +74,8 @@ class MetadataImage:
         self._derived: dict[Callable[..., object], dict[bytes, object]] = {}
         self._subscribers: list[Subscriber] = []
         self._refreshing = asyncio.Lock()
-        self._follower: asyncio.Task[None] | None = None
+        self._follower = BackgroundTask(self._follow, "metadata-follower")
+        self._on_failed: Callable[[Exception], None] = lambda error: None
 
     # -- look-ups ---------------------------------------------------------------------------------------------------
     def topic(self, name: str) -> TopicInfo | None:
@@ -169,17 +171,14 @@ class MetadataImage:
 
     async def start(self, on_failed: Callable[[Exception], None] = lambda error: None) -> None:
         """Load everything, then follow until `stop`. `on_failed` is told if following ended for a defect."""
+        self._on_failed = on_failed
         await self.refresh()
-        self._follower = asyncio.create_task(self._follow(on_failed), name="metadata-follower")
+        self._follower.start()
 
     async def stop(self) -> None:
-        follower, self._follower = self._follower, None
-        if follower is not None:
-            follower.cancel()
-            with suppress(asyncio.CancelledError):
-                await follower
+        await self._follower.stop()
 
-    async def _follow(self, on_failed: Callable[[Exception], None]) -> None:
+    async def _follow(self) -> None:
         reachable = True
         refreshed_at = asyncio.get_running_loop().time()
         while True:
@@ -198,7 +197,7 @@ class MetadataImage:
             except Exception as error:
                 # A broker that serves frozen metadata would go on for ever.
                 log.exception("following the metadata has a defect")
-                on_failed(error)
+                self._on_failed(error)
                 return
             else:
                 if not reachable:

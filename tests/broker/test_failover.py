@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from structlog.testing import capture_logs
 
+from broker import peer_watch
 from broker.cluster.image import MetadataImage
 from broker.config.broker_config import BrokerConfig
 from broker.failover import LOOK_INTERVAL_S, Failover
@@ -112,6 +113,8 @@ class Survivor:
         self.failover = Failover(
             cluster.catalog, cluster.store, cluster.settings(node_id), cluster.epochs[node_id], image
         )
+        # the database was there all the time
+        self.failover._leases_count_from = lease_clock()
 
     async def look(self) -> None:
         """Once, until nothing comes of it any more."""
@@ -515,6 +518,23 @@ async def test_leases_that_ended_while_the_catalog_was_away_may_be_renewed(objec
     await survivor.close()
 
 
+async def test_leases_that_ended_before_a_broker_started_may_be_renewed(object_cluster: Cluster) -> None:
+    cluster = object_cluster
+    await cluster.serve(1, lease_ms=0)
+    await cluster.register(9)
+    await recover_logs(cluster.catalog, cluster.store, cluster.settings(9), cluster.epochs[9], None)
+    survivor = await cluster.survivor()
+    survivor.failover = Failover(cluster.catalog, cluster.store, cluster.settings(9), cluster.epochs[9], survivor.image)
+    with capture_logs() as lines:
+        await survivor.look()
+    assert await cluster.leaders(1) == [1, 9], "it has opened one"
+    assert not lines or not await is_told(lines, "partitions stay offline")
+    await cluster.catalog.renew_lease(1, cluster.epochs[1], HOUR_MS)
+    await cluster.append(1, 1, 3)
+    await cluster.logs[1].close()
+    await survivor.close()
+
+
 async def test_what_was_recovered_of_a_former_life_is_shared_though_its_node_lives_again(cluster: Cluster) -> None:
     await cluster.serve(1)
     cluster.die(1)
@@ -723,11 +743,102 @@ async def test_who_does_not_reach_the_store_leaves_recoveries_to_others(
     await survivor.close()
 
 
+async def test_who_does_not_reach_the_store_any_more_lets_others_recover(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.takeover.STORE_CHECK_S", 0.01)
+    monkeypatch.setattr("broker.takeover.STORE_PATIENCE_S", 0.05)
+    stream_id = await cluster.serve(1)
+    cluster.die(1)
+    survivor = await cluster.survivor()
+    put = cluster.store.put
+
+    async def lose_the_way(key: str, *args: object) -> None:
+        for name in ("put", "head"):
+            patch.setattr(cluster.store, name, fail)
+        raise StoreError("no way there")
+
+    async def fail(*args: object) -> None:
+        raise StoreError("no way there")
+
+    with monkeypatch.context() as patch, capture_logs() as lines:
+        patch.setattr(cluster.store, "put", lose_the_way)
+        async with asyncio.timeout(10):
+            await survivor.look()
+    assert await is_told(lines, "partitions stay offline")
+    assert cluster.store.put == put
+    other = await cluster.survivor(2)
+    await other.look()
+    assert await cluster.end_offset(stream_id) == 3
+    for each in (survivor, other):
+        await each.close()
+
+
+async def test_a_recovery_from_a_slow_store_goes_on(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.takeover.STORE_CHECK_S", 0.01)
+    monkeypatch.setattr("broker.takeover.STORE_PATIENCE_S", 0.05)
+    stream_id = await cluster.serve(1)
+    cluster.die(1)
+    put, asked = cluster.store.put, 0
+
+    async def put_slowly(key: str, pieces: Any) -> None:
+        while asked < 20:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.005)
+        await put(key, pieces)
+
+    async def head(key: str) -> None:
+        nonlocal asked
+        asked += 1
+
+    monkeypatch.setattr(cluster.store, "put", put_slowly)
+    monkeypatch.setattr(cluster.store, "head", head)
+    survivor = await cluster.survivor()
+    await survivor.look()
+    assert await cluster.end_offset(stream_id) == 3
+    await survivor.close()
+
+
+async def test_a_listener_that_is_opened_anew_does_not_make_its_broker_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.peer_watch.RETRY_S", 0.01)
+    changes = asyncio.Event()
+    watch = PeerWatch(changes.set)
+    refusing = {"left": 0, "was_gone": 0}
+    connect = peer_watch._connect
+
+    async def refuse_now_and_then(address: Address) -> Any:
+        refusing["was_gone"] += watch.is_gone(1)
+        if refusing["left"]:
+            refusing["left"] -= 1
+            raise ConnectionRefusedError
+        return await connect(address)
+
+    monkeypatch.setattr(peer_watch, "_connect", refuse_now_and_then)
+    writers: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    server = await asyncio.start_server(lambda reader, writer: writers.put_nowait(writer), "127.0.0.1", 0)
+    watch.follow({1: Address("127.0.0.1", server.sockets[0].getsockname()[1])})
+    for refusals in (1, 2, 2, 1):
+        writer = await writers.get()
+        await asyncio.sleep(0.03)
+        refusing["left"] = refusals
+        writer.close()
+    async with asyncio.timeout(10):
+        (await writers.get()).close()
+    assert not refusing["was_gone"]
+    refusing["left"] = 1000
+
+    async def is_gone() -> bool:
+        return watch.is_gone(1)
+
+    await until(is_gone)
+    server.close()
+    await watch.close()
+
+
 async def test_partitions_are_not_given_to_a_broker_that_is_known_to_be_gone(cluster: Cluster) -> None:
     await cluster.serve(1)
     await cluster.register(2)  # it has led nothing, and died a moment ago
     survivor = await cluster.survivor()
-    survivor.failover._watch._gone.add(cluster.epochs[2])
+    survivor.failover._watch._refusals[cluster.epochs[2]] = 1
     cluster.die(1)
     await survivor.look()
     assert await cluster.leaders(1) == [9, 9]
