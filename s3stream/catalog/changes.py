@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, func, or_, select, tuple_
+from sqlalchemy import Connection, bindparam, func, or_, select, tuple_
 
 from s3stream.catalog import topics as topic_transactions
 from s3stream.catalog.api import Changes
@@ -23,6 +23,8 @@ from s3stream.catalog.schema import (
 )
 
 _EXPIRED = select(brokers.c.node_id).where(brokers.c.state == ACTIVE, brokers.c.lease_end_ms <= NowMs())
+# asked for many times a second by every broker
+_CHANGED = select(changes.c.kind, changes.c.entity, changes.c.seq).where(changes.c.seq > bindparam("after"))
 
 
 def load(tx: Connection, after: int) -> Changes:
@@ -36,7 +38,7 @@ def load(tx: Connection, after: int) -> Changes:
             brokers={broker.node_id: broker for broker in latest(tx)},
             configs=_configs(tx, None),
         )
-    rows = tx.execute(select(changes.c.kind, changes.c.entity, changes.c.seq).where(changes.c.seq > after)).all()
+    rows = tx.execute(_CHANGED, {"after": after}).all()
     topic_ids = [UUID(row.entity) for row in rows if row.kind == TOPIC_CHANGED]
     node_ids = {int(row.entity) for row in rows if row.kind == BROKER_CHANGED}
     node_ids.update(tx.execute(_EXPIRED).scalars())

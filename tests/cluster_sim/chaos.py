@@ -50,7 +50,7 @@ class Chaos:
     def __init__(self, world: World) -> None:
         self.world = world
         self.rng = random.Random(world.rng.getrandbits(64))
-        self.intensity = 1.5 if world.focus.faults else self.rng.choice((0.3, 1.0, 1.0, 2.0))
+        self.intensity = 1.5 if world.focus.faults else self.rng.choice((0.5, 1.5, 2.0, 3.0))
         self._ambushes: dict[tuple[int, str], Callable[[Node], None] | None] = {}
         """None: its answer gets lost."""
         self._undo: list[Callable[[], None]] = []
@@ -70,8 +70,8 @@ class Chaos:
             (4, self._slow_disk),
             (3, self._failing_disk),
             (5, self._reset),
-            (16, self._ambush),
-            (6, self._late_request),
+            (24, self._ambush),
+            (10, self._late_request),
             (2, self._new_node),
             (2, self._leave_for_good),
             (10, self._move),

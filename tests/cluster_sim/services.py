@@ -11,7 +11,7 @@ import random
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine
@@ -180,9 +180,10 @@ class _Direct:
 
 
 def at_once(call: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that waits for nothing."""
+    """The result of a coroutine that waits for nothing, but may let others go first."""
     try:
-        call.send(None)
+        while call.send(None) is None:
+            pass
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     raise AssertionError("it waits")
@@ -213,7 +214,9 @@ class CatalogClient:
 
 
 def transaction_name(transaction: Callable[..., Any]) -> str:
-    """`commit_objects` for a closure of `SqlCatalog.commit_objects`."""
+    """`commit_objects` for a closure of `SqlCatalog.commit_objects`; what a `partial` calls goes by its own name."""
+    if isinstance(transaction, partial):
+        return transaction.func.__name__
     parts = transaction.__qualname__.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 

@@ -100,7 +100,7 @@ class Plan:
             partition_count=rng.choice((2, 3, 6)),
             producer_count=rng.choice((2, 3, 4)),
             reader_count=rng.choice((1, 2)),
-            duration_s=rng.uniform(1.0, 2.5) if is_brief else rng.uniform(3.0, 10.0),
+            duration_s=rng.uniform(1.0, 2.5) if is_brief else rng.uniform(2.0, 6.0),
             restarts_in_the_end=rng.random() < 0.3 and not is_brief,
             is_calm=focus.is_calm if focus != NO_FOCUS else rng.random() < 0.1,
             durability="wal" if focus != NO_FOCUS else rng.choice(("wal", "wal", "wal", "object")),
