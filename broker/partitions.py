@@ -3,7 +3,8 @@
 Invariants
 ----------
 * `get` returns a partition only while it is led here and its state has been recovered.
-* The streams of everything that is opened together are opened in one catalog transaction.
+* Of thousands a few are opened at a time, in one catalog transaction: first the internal ones, and those that requests
+  are parked for.
 * Opening and closing of one topic never overlap, and nothing is opened that is still to be closed.
 * A partition that is being handed over (`broker.handoff`) accepts nothing but is read on (`readable`), until the image
   says that another broker leads it, or it goes on here.
@@ -38,6 +39,8 @@ log = structlog.get_logger()
 
 RECOVERIES_MAX = 32
 """Partitions whose state is read at the same time."""
+OPENED_AT_ONCE = 200
+"""Partitions that are opened together: what is asked for meanwhile waits for so many, not for all."""
 REOPEN_MIN_S, REOPEN_MAX_S = 0.05, 1.0
 """Pauses before topics that could not be opened are tried again, each twice as long as the one before."""
 
@@ -131,7 +134,16 @@ class Partitions:
                 await locked.enter_async_context(self._locks[topic.topic_id])
             # they may have changed meanwhile
             present = [self._image.topic_by_id(topic.topic_id.bytes) or topic for topic in topics]
-            await self._open([(t, each) for t in present for each in t.partitions if self._is_missing(t, each)])
+            missing = [(t, each) for t in present for each in t.partitions if self._is_missing(t, each)]
+            while missing:
+                waited_for = set(self._parking.places())
+                missing.sort(key=lambda each: not (each[0].internal or (each[0].name, each[1].index) in waited_for))
+                some, missing = missing[:OPENED_AT_ONCE], missing[OPENED_AT_ONCE:]
+                await self._open([each for each in map(self._present, some) if self._is_missing(*each)])
+
+    def _present(self, wanted: _Wanted) -> _Wanted:
+        topic = self._image.topic_by_id(wanted[0].topic_id.bytes) or wanted[0]
+        return topic, topic.partitions[wanted[1].index]
 
     async def open_all(self) -> None:
         """Open everything that the image says is led here; new topics are opened as the image learns of them."""
@@ -194,28 +206,16 @@ class Partitions:
             # so that they can be opened again
             await asyncio.gather(*(each.close() for each in streams), return_exceptions=True)
             raise
-        for (topic, info), (log_stream, state_stream), state in zip(wanted, pairs, recovered, strict=True):
-            # others may have taken it over meanwhile, or it is led here under a newer epoch
-            info = (self._image.topic_by_id(topic.topic_id.bytes) or topic).partitions[info.index]
+        # others may have taken one over meanwhile, or it is led here under a newer epoch
+        for (topic, info), pair, state in zip(map(self._present, wanted), pairs, recovered, strict=True):
             if isinstance(state, Exception) or info.leader != self._node_id:
-                await asyncio.gather(log_stream.close(), state_stream.close(), return_exceptions=True)
+                await asyncio.gather(*(each.close() for each in pair), return_exceptions=True)
                 if isinstance(state, Exception):
                     self._stays_offline(topic, info, state)
                 continue
-            self._add(
-                Partition(
-                    topic.name,
-                    topic.topic_id.bytes,
-                    info.index,
-                    info.leader_epoch,
-                    log_stream,
-                    state_stream,
-                    self._image.topic_config(topic.name),
-                    state,
-                    self._inspections,
-                ),
-                topic.topic_id,
-            )
+            config = self._image.topic_config(topic.name)
+            place = topic.name, topic.topic_id.bytes, info.index, info.leader_epoch
+            self._add(Partition(*place, *pair, config, state, self._inspections), topic.topic_id)
         self._release_parked()
 
     def _stays_offline(self, topic: TopicInfo, info: PartitionInfo, error: Exception) -> None:

@@ -45,7 +45,7 @@ class RangeLoader:
     async def load(self, starts: Mapping[int, int]) -> list[CommittedRanges]:
         """Of streams (id -> start offset), in this order."""
         found = await locate(await self._retry("load objects", self._catalog.live_objects, list(starts)), starts)
-        return [CommittedRanges.of(found[stream_id]) for stream_id in starts]
+        return [await build_ranges(found[stream_id]) for stream_id in starts]
 
     async def preload(self, stream_ids: Sequence[int]) -> None:
         """Read ahead for streams that are opened within `PRELOADED_MAX_S`. Raises CatalogError."""

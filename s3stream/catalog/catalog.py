@@ -6,8 +6,10 @@ same answer. The others surface CatalogUnreachable, and their caller looks.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -48,6 +50,8 @@ T = TypeVar("T")
 
 PAGE_COUNT = 4000
 """Streams whose objects `live_objects` reads in one transaction."""
+ROWS_PER_TURN = 250
+"""Objects whose ranges are decoded before the event loop gets its turn."""
 
 SWEEP_COUNT_MAX = 64
 """Transactions of one `abandoned_objects` call that look for objects with a dead witness."""
@@ -160,13 +164,14 @@ class SqlCatalog:
     async def live_objects(self, stream_ids: Sequence[int], after: int = 0) -> list[ObjectInfo]:
         found: dict[int, ObjectInfo] = {}
         for ids in locks.chunks(sorted(set(stream_ids)), PAGE_COUNT):
-            for info in await self._live_objects(ids, after):
-                known = found.get(info.object_id)
-                found[info.object_id] = info if known is None else replace(info, ranges=known.ranges + info.ranges)
+            starts, rows = await self._database.read(partial(listing.live_rows, stream_ids=ids, after=after))
+            for number, row in enumerate(rows, 1):
+                if number % ROWS_PER_TURN == 0:
+                    await asyncio.sleep(0)
+                if (info := listing.live_object(row, starts)) is not None:
+                    known = found.get(info.object_id)
+                    found[info.object_id] = info if known is None else replace(info, ranges=known.ranges + info.ranges)
         return [found[object_id] for object_id in sorted(found)]
-
-    async def _live_objects(self, stream_ids: Sequence[int], after: int) -> list[ObjectInfo]:
-        return await self._database.read(lambda tx: listing.live_objects(tx, stream_ids, after))
 
     # -- objects ------------------------------------------------------------------------------------------------------
     async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:

@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, func, select
 
 from s3stream.catalog.api import ObjectInfo, ObjectTotals, SetObject, StreamRange
 from s3stream.catalog.locks import chunks
 from s3stream.catalog.ranges import decode_live_ranges, decode_ranges
 from s3stream.catalog.schema import COMMITTED, IS_COMMITTED, RETIRED, NowMs, objects, streams
+
+STREAMS_OF_STATEMENT = 250
+"""Streams whose objects are read by one statement: on PostgreSQL its rows hold the event loop, some 20 of a stream."""
 
 _COLUMNS = select(
     objects.c.object_id, objects.c.object_key, objects.c.size, objects.c.ranges, objects.c.stream_id.is_(None)
@@ -36,14 +39,15 @@ _SET_OBJECTS = (
 )
 
 
-def live_objects(tx: Connection, stream_ids: Sequence[int], after: int = 0) -> list[ObjectInfo]:
-    """Objects above this id that hold ranges of these streams above their starts, with those ranges; by object id."""
+def live_rows(tx: Connection, stream_ids: Sequence[int], after: int = 0) -> tuple[dict[int, int], list[Row[Any]]]:
+    """Objects above this id that may hold ranges of these streams above their starts; for `live_object`, with those
+    starts."""
     starts = _starts(tx, stream_ids, only_filled=True)
+    rows: list[Row[Any]] = []
     if not starts:
-        return []
-    rows: list[Any] = []
+        return starts, rows
     wanted = _COLUMNS.where(objects.c.object_id > after)
-    for ids in chunks(sorted(starts)):
+    for ids in chunks(sorted(starts), STREAMS_OF_STATEMENT):
         rows += tx.execute(wanted.where(objects.c.stream_id.in_(ids), IS_COMMITTED)).all()
     rows += tx.execute(
         wanted.where(
@@ -53,11 +57,14 @@ def live_objects(tx: Connection, stream_ids: Sequence[int], after: int = 0) -> l
             objects.c.last_stream_id >= min(starts),
         )
     ).all()
-    found = (
-        ObjectInfo(object_id, key, size, decode_live_ranges(value, starts), bool(shared))
-        for object_id, key, size, value, shared in rows
-    )
-    return sorted((info for info in found if info.ranges), key=lambda info: info.object_id)
+    return starts, rows
+
+
+def live_object(row: Sequence[Any], starts: Mapping[int, int]) -> ObjectInfo | None:
+    """The object with its ranges of these streams that reach above their starts; None if it has none."""
+    object_id, key, size, value, shared = row
+    ranges = decode_live_ranges(value, starts)
+    return ObjectInfo(object_id, key, size, ranges, bool(shared)) if ranges else None
 
 
 def object_totals(tx: Connection) -> ObjectTotals:

@@ -54,10 +54,23 @@ def decode_ranges(value: bytes, wanted: Container[int] | None = None) -> tuple[S
 
 
 def decode_live_ranges(value: bytes, starts: Mapping[int, int]) -> tuple[StreamRange, ...]:
-    """The ranges of the streams in `starts` that reach above that start offset. Cheap when there is none."""
-    if starts.keys().isdisjoint(_columns(value)[0]):
+    """The ranges of the streams in `starts` that reach above that start offset. Cheap when there is none, or but one:
+    who opens thousands of streams comes by hundreds of thousands of them."""
+    stream_ids, start_offsets, counts, sizes, base, deltas = _columns(value)
+    if len(stream_ids) == 1:
+        stream_id, start_offset, count = stream_ids[0], start_offsets[0], counts[0]
+        if start_offset + count <= starts.get(stream_id, start_offset + count):
+            return ()
+        return (StreamRange(stream_id, start_offset, start_offset + count, sizes[0], base + deltas[0]),)
+    if starts.keys().isdisjoint(stream_ids):
         return ()
-    return tuple(r for r in decode_ranges(value, starts) if r.end_offset > starts[r.stream_id])
+    return tuple(
+        StreamRange(stream_id, start_offset, start_offset + count, size, base + delta)
+        for stream_id, start_offset, count, size, delta in zip(
+            stream_ids, start_offsets, counts, sizes, deltas, strict=True
+        )
+        if start_offset + count > starts.get(stream_id, start_offset + count)
+    )
 
 
 def _columns(value: bytes) -> tuple[list[int], list[int], list[int], list[int], int, list[int]]:

@@ -17,7 +17,7 @@ from broker.partition.partition import Partition
 from broker.partition.state_log import SNAPSHOTS_KEPT
 from protocol.errors import ErrorCode
 from s3stream.api import ObjectCorrupt, StreamClosed, StreamFailed, StreamFenced
-from s3stream.catalog.api import CatalogUnreachable
+from s3stream.catalog.api import CatalogUnreachable, TopicInfo
 from s3stream.objectstore.api import StoreUnreachable
 from tests.broker.handlers_data.node import NODE_ID, Node
 from tests.broker.partition.batches import batch
@@ -423,3 +423,35 @@ async def test_one_topic_that_cannot_be_opened_yet_does_not_keep_others_from_it(
         is_free = True
         await asyncio.gather(*node.partitions._tasks)
     assert node.partitions.get("first", 0) is not None
+
+
+async def test_of_many_those_are_opened_first_that_somebody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions_module, "OPENED_AT_ONCE", 2)
+    node = Node()
+    info, offsets = node.topic_info("t", 7), node.topic_info("offsets", 2, internal=True)
+    await node.learn({info.topic_id: info, offsets.topic_id: offsets})
+    opened: list[list[tuple[str, int]]] = []
+    open_streams = node.storage.open_streams
+    arrived: list[int] = []
+
+    async def opening(stream_ids: Sequence[int]) -> Sequence[FakeStream]:
+        places = {
+            part.log_stream_id: (topic.name, part.index) for topic in (info, offsets) for part in topic.partitions
+        }
+        opened.append([places[each] for each in stream_ids[::2]])
+        if len(opened) == 2:
+            node.partitions.park("t", 6, lambda: arrived.append(len(opened)))
+            await node.learn({info.topic_id: without(info, 5)})
+        return await open_streams(stream_ids)
+
+    monkeypatch.setattr(node.storage, "open_streams", opening)
+    await node.partitions.open_all()
+    assert opened[0] == [("offsets", 0), ("offsets", 1)]
+    assert opened[1:] == [[("t", 0), ("t", 1)], [("t", 6), ("t", 2)], [("t", 3), ("t", 4)]]
+    assert arrived == [3]
+
+
+def without(topic: TopicInfo, index: int) -> TopicInfo:
+    """As if another broker led that one."""
+    there = [replace(part, leader=NODE_ID + 1) if part.index == index else part for part in topic.partitions]
+    return replace(topic, partitions=tuple(there))

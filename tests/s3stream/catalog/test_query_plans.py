@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event
 
 from s3stream.catalog.catalog import SqlCatalog
 from s3stream.catalog.database import Database
-from s3stream.catalog.listing import live_objects, set_objects
+from s3stream.catalog.listing import live_rows, set_objects
 from s3stream.catalog.objects import retire_dead
 from s3stream.catalog.opening import open_database
 from s3stream.catalog.schema import streams
@@ -38,8 +38,8 @@ async def plans(database: Database, call: Callable[[Connection], object]) -> lis
 @pytest.mark.parametrize(
     ("call", "index"),
     [
-        (lambda tx: live_objects(tx, [1, 2]), "objects_stream"),
-        (lambda tx: live_objects(tx, [1, 2], 7), "objects_stream"),
+        (lambda tx: live_rows(tx, [1, 2]), "objects_stream"),
+        (lambda tx: live_rows(tx, [1, 2], 7), "objects_stream"),
         (set_objects, "objects_stream"),
         (lambda tx: retire_dead(tx, [1, 2]), "objects_witness"),
     ],
