@@ -87,7 +87,8 @@ class FileStore:
         await self._run(_remove, [self._path(key) for key in keys])
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectMeta]:
-        entries = _walk(self._root, "")
+        folder, slash, _ = prefix.rpartition("/")
+        entries = _walk(self._path(folder) if folder else self._root, folder + slash)
         while True:
             chunk = await self._run(_take, entries)
             if not chunk:
@@ -205,7 +206,13 @@ def _take(entries: Iterator[ObjectMeta]) -> list[ObjectMeta]:
 
 
 def _walk(directory: str, prefix: str) -> Iterator[ObjectMeta]:
-    with os.scandir(directory) as entries:
+    try:
+        found = os.scandir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        if not prefix:
+            raise
+        return
+    with found as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != _PARTIAL:

@@ -91,6 +91,8 @@ async def test_a_listing_goes_by_string_prefix(store: ObjectStore) -> None:
     assert await keys(store, "ab/") == ["ab/1", "ab/2", "ab/c/3"]
     assert await keys(store, "ab") == ["ab/1", "ab/2", "ab/c/3", "abc/4"]
     assert await keys(store, "ab/c") == ["ab/c/3"]
+    assert await keys(store, "ab/c/") == ["ab/c/3"]
+    assert await keys(store, "ab/1/") == await keys(store, "nothing/like/that") == []
     found = [meta async for meta in store.list("b")]
     assert [meta.size for meta in found] == [1]
     assert found[0].modified > 1_600_000_000_000
