@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from bench import process_stats
+from bench.process_stats import MeasuredProcess
 
 READY = re.compile(r"^tailrace ready: (\S+):(\d+) node=(\d+) cluster=(\S+)$")
 START_TIMEOUT_S = 20.0
@@ -34,8 +34,9 @@ class BrokerFailed(Exception):
     """The process ended, or did not get ready in time. Carries what it wrote to standard error."""
 
 
-class BrokerProcess:
-    """One broker; `args` are further flags of `tailrace serve`, `env` further environment variables."""
+class BrokerProcess(MeasuredProcess):
+    """One broker; `args` are further flags of `tailrace serve`, `env` further environment variables, `configs` broker
+    configs by Kafka's names."""
 
     def __init__(
         self,
@@ -45,13 +46,15 @@ class BrokerProcess:
         port: int = 0,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        configs: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.node_id = node_id
         self.host = "127.0.0.1"
         self.port = port
         self.args = list(args)
-        self.env = dict(env or {})
+        in_env = {f"TAILRACE_BROKER_{key.upper().replace('.', '_')}": value for key, value in (configs or {}).items()}
+        self.env = {**(env or {}), **in_env}
         self.cluster_id = ""
         self.log_path = data_dir.with_name(f"{data_dir.name}-{node_id}.log")
         self.start_seconds = 0.0
@@ -125,18 +128,6 @@ class BrokerProcess:
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
-
-    def cpu_seconds(self) -> float:
-        """User and system time so far (Linux)."""
-        return process_stats.cpu_seconds(self.pid)
-
-    def resident_size(self) -> int:
-        """Bytes of resident memory now (Linux)."""
-        return process_stats.resident_size(self.pid)
-
-    def resident_size_max(self) -> int:
-        """The most resident memory it ever had, in bytes (Linux)."""
-        return process_stats.resident_size_max(self.pid)
 
     def log(self) -> str:
         """Everything written to standard error, over restarts."""

@@ -3,58 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from bench.broker_process import BrokerProcess
+from bench.figures import KAFKA, TAILRACE
 from bench.free_ports import free_ports
 from bench.kafka_process import KafkaProcess, random_cluster_id
 
 SIZE = 3
+NODES = range(1, SIZE + 1)
 
 
-class TailraceCluster:
-    """Common catalog (SQLite) and object directory; each broker has a data dir and a log of its own."""
+class Cluster:
+    """Runs for as long as the context is open. `brokers` by node id; each may be ended and started meanwhile."""
 
-    name = "tailrace"
-
-    def __init__(self, folder: Path, configs: Mapping[str, str] | None = None) -> None:
-        common = ["--objects", f"file://{folder}/objects", "--metadata", f"sqlite:///{folder}/catalog.db"]
-        env = {f"TAILRACE_BROKER_{key.upper().replace('.', '_')}": value for key, value in (configs or {}).items()}
-        self.brokers = {
-            node_id: BrokerProcess(folder / f"broker-{node_id}", node_id=node_id, args=common, env=env)
-            for node_id in range(1, SIZE + 1)
-        }
+    name: str
+    brokers: Mapping[int, BrokerProcess | KafkaProcess]
 
     @property
     def addresses(self) -> list[str]:
         return [broker.address for broker in self.brokers.values()]
 
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(self.addresses)
+
     def cpu_seconds(self) -> float:
         return sum(broker.cpu_seconds() for broker in self.brokers.values())
 
-    def __enter__(self) -> TailraceCluster:
-        with ExitStack() as stack:
-            for broker in self.brokers.values():
-                stack.enter_context(broker)
-            self._stack = stack.pop_all()
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._end()
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        for broker in self.brokers.values():
+            if broker.is_running:
+                broker.kill()
 
 
-class KafkaCluster:
+class TailraceCluster(Cluster):
+    """Common catalog (SQLite) and object directory; each broker has a data dir and a log of its own."""
+
+    name = TAILRACE
+
+    def __init__(self, folder: Path, configs: Mapping[str, str] | None = None) -> None:
+        common = ["--objects", f"file://{folder}/objects", "--metadata", f"sqlite:///{folder}/catalog.db"]
+        self.brokers: dict[int, BrokerProcess] = {
+            node_id: BrokerProcess(folder / f"broker-{node_id}", node_id=node_id, args=common, configs=configs)
+            for node_id in NODES
+        }
+
+    def _start(self) -> None:
+        for broker in self.brokers.values():
+            broker.start()
+
+
+class KafkaCluster(Cluster):
     """Three nodes, each broker and controller; topics made by tools get replication factor 3, min ISR 2."""
 
-    name = "kafka"
+    name = KAFKA
 
     def __init__(self, libs: Path, folder: Path, configs: Mapping[str, str] | None = None, *, heap: str = "1g") -> None:
         ports = free_ports(SIZE)
-        voters = ",".join(f"{node_id}@127.0.0.1:{port}" for node_id, port in enumerate(ports, 1))
+        voters = ",".join(f"{node_id}@127.0.0.1:{port}" for node_id, port in zip(NODES, ports, strict=True))
         replicated = {
             "controller.quorum.voters": voters,
             "default.replication.factor": "3",
@@ -65,7 +90,7 @@ class KafkaCluster:
             **(configs or {}),
         }
         cluster_id = random_cluster_id(libs)
-        self.brokers = {
+        self.brokers: dict[int, KafkaProcess] = {
             node_id: KafkaProcess(
                 libs,
                 folder / f"kafka-{node_id}",
@@ -75,31 +100,13 @@ class KafkaCluster:
                 controller_port=port,
                 cluster_id=cluster_id,
             )
-            for node_id, port in enumerate(ports, 1)
+            for node_id, port in zip(NODES, ports, strict=True)
         }
 
-    @property
-    def addresses(self) -> list[str]:
-        return [broker.address for broker in self.brokers.values()]
-
-    def cpu_seconds(self) -> float:
-        return sum(broker.cpu_seconds() for broker in self.brokers.values())
-
-    def __enter__(self) -> KafkaCluster:
-        try:
-            for broker in self.brokers.values():
-                broker.format()
-            for broker in self.brokers.values():
-                broker.spawn()
-            for broker in self.brokers.values():
-                broker.wait_until_it_listens()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _start(self) -> None:
         for broker in self.brokers.values():
-            broker.kill()
+            broker.format()
+        for broker in self.brokers.values():
+            broker.spawn()
+        for broker in self.brokers.values():
+            broker.wait_until_it_listens()

@@ -7,16 +7,21 @@ in one round. Systems alternate within a run, and only ratios of their medians w
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 TAILRACE, KAFKA, STUB = "tailrace", "kafka", "stub"
 
 
+def quantile(ascending: Sequence[float], share: float) -> float:
+    """Of values in ascending order, at least one."""
+    return ascending[min(int(share * len(ascending)), len(ascending) - 1)]
+
+
 class Verdict(Enum):
     MET = "met"
-    MISSED = "MISSED"
+    MISSED = "NOT MET"
     UNKNOWN = "-"
     """There is no target, or nothing to compare with was measured."""
 
@@ -51,14 +56,20 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure as it came out. `spread` is (max - min) / median of tailrace's samples; `ratio` is to `Target.against`,
-    or to Kafka where there is no target."""
+    """A figure as it came out. A system's spread is (max - min) / median of its samples; `ratio` is to
+    `Target.against`, or to Kafka where there is no such target."""
 
     figure: Figure
     medians: dict[str, float]
-    spread: float | None
+    spreads: dict[str, float]
     ratio: float | None
     verdict: Verdict
+
+    @property
+    def compared(self) -> float | None:
+        """What the target is about: the ratio, or tailrace's median."""
+        target = self.figure.target
+        return self.ratio if target is not None and target.against is not None else self.medians.get(TAILRACE)
 
 
 @dataclass(slots=True)
@@ -91,22 +102,26 @@ class Results:
             if key in self.samples:
                 yield self._row(figure)
 
+    def unmeasured(self) -> list[Figure]:
+        """Declared figures with a target of which nothing can be said."""
+        known = {row.figure.key for row in self.rows() if row.verdict is not Verdict.UNKNOWN}
+        return [figure for key, figure in self.figures.items() if figure.target is not None and key not in known]
+
     def _row(self, figure: Figure) -> Row:
         samples = self.samples[figure.key]
         medians = {system: statistics.median(values) for system, values in samples.items()}
-        ours = medians.get(TAILRACE)
-        spread = None
-        if ours:
-            spread = (max(samples[TAILRACE]) - min(samples[TAILRACE])) / ours
-        target = figure.target
+        spreads = {
+            system: (max(values) - min(values)) / medians[system]
+            for system, values in samples.items()
+            if medians[system]
+        }
+        ours, target = medians.get(TAILRACE), figure.target
         base = self._base(figure.key, target.against if target is not None else KAFKA)
         ratio = ours / base if ours is not None and base else None
-        verdict = Verdict.UNKNOWN
-        if target is not None and ours is not None:
-            compared = ours if target.against is None else ratio
-            if compared is not None:
-                verdict = Verdict.MET if target.is_met_by(compared) else Verdict.MISSED
-        return Row(figure, medians, spread, ratio, verdict)
+        row = Row(figure, medians, spreads, ratio, Verdict.UNKNOWN)
+        if target is None or row.compared is None:
+            return row
+        return replace(row, verdict=Verdict.MET if target.is_met_by(row.compared) else Verdict.MISSED)
 
     def _base(self, key: str, against: str | None) -> float | None:
         if against is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from bench.figures import KAFKA, STUB, TAILRACE, Results, Row, Verdict
-from bench.report import Machine, number
+from bench.report import Machine, number, verdicts
 
 _COLOURS = {TAILRACE: "#1667b7", KAFKA: "#b3541e", STUB: "#8a8a8a"}
 _OTHER_COLOUR = "#5b7f2b"
@@ -23,18 +23,21 @@ small { color: #666; }
 
 def html_page(results: Results, about: Machine) -> str:
     rows = list(results.rows())
-    met = sum(row.verdict is Verdict.MET for row in rows)
-    missed = sum(row.verdict is Verdict.MISSED for row in rows)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in results.notes)
+    summary, *_ = verdicts(results)
+    unmeasured = "".join(
+        f"<li>{escape(each.key)}, {escape(each.title.strip())}: not measured (target {escape(str(each.target))})</li>"
+        for each in results.unmeasured()
+    )
+    notes = unmeasured + "".join(f"<li>{escape(note)}</li>" for note in results.notes)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>tailrace beside Apache Kafka</title><style>{_STYLE}</style></head>
 <body><h1>tailrace beside Apache Kafka</h1>
-<p>{escape(about.date)}, {about.minutes:g} minutes, {about.rounds} rounds{", quick: noisy" if about.quick else ""}.
+<p>{escape(about.date)}, {about.minutes:g} minutes, up to {about.rounds} rounds{", quick: noisy" * about.quick}.
 {about.cores} cores, {about.memory_gib:g} GiB, {escape(about.system)}; Python {escape(about.python)},
 tailrace {escape(about.tailrace)}, Apache Kafka {escape(about.kafka)} on Java {escape(about.java)}.</p>
-<p>{met} targets met, {missed} missed. Bars are medians, dots are rounds; ratios are of tailrace's median.</p>
+<p>{escape(summary)}. Bars are medians, dots are rounds; ratios are of tailrace's median.</p>
 <table><thead><tr><th></th><th>figure</th><th></th>
-<th class="n">ratio</th><th class="n">target</th><th></th></tr></thead>
+<th class="n">ratio</th><th class="n">target</th><th></th><th class="n">spread</th></tr></thead>
 <tbody>{"".join(_row(row, results.samples[row.figure.key]) for row in rows)}</tbody></table>
 {f"<h2>Notes</h2><ul>{notes}</ul>" if notes else ""}
 </body></html>
@@ -43,14 +46,16 @@ tailrace {escape(about.tailrace)}, Apache Kafka {escape(about.kafka)} on Java {e
 
 def _row(row: Row, samples: dict[str, list[float]]) -> str:
     figure = row.figure
-    verdict = {Verdict.MET: '<span class="met">met</span>', Verdict.MISSED: '<span class="missed">missed</span>'}
+    verdict = {Verdict.MET: '<span class="met">met</span>', Verdict.MISSED: '<span class="missed">not met</span>'}
+    spreads = "<br>".join(f"{escape(system)} {spread:.0%}" for system, spread in row.spreads.items())
     return (
         f"<tr><td><small>{escape(figure.key)}</small></td>"
         f"<td>{escape(figure.title.strip())}<br><small>{escape(figure.unit)}</small></td>"
         f"<td>{_bars(row, samples)}</td>"
         f'<td class="n">{number(row.ratio)}</td>'
         f'<td class="n">{escape(str(figure.target)) if figure.target is not None else ""}</td>'
-        f"<td>{verdict.get(row.verdict, '')}</td></tr>"
+        f"<td>{verdict.get(row.verdict, '')}</td>"
+        f'<td class="n"><small>{spreads}</small></td></tr>'
     )
 
 

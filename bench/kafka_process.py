@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.free_ports import free_ports
-from bench.process_stats import cpu_seconds
+from bench.process_stats import MeasuredProcess
 
 START_TIMEOUT_S = 60.0
 
@@ -24,7 +24,7 @@ class KafkaFailed(Exception):
     """Kafka, or one of its tools, did not do what was asked. Carries its last words."""
 
 
-class KafkaProcess:
+class KafkaProcess(MeasuredProcess):
     """One node, broker and controller in one, on a free loopback port, with the settings of a fresh installation.
 
     `settings` are further lines of server.properties. A start after `kill` keeps the port and the data. Nodes of one
@@ -116,8 +116,9 @@ class KafkaProcess:
             raise KafkaFailed("Kafka was not started")
         return self._process.pid
 
-    def cpu_seconds(self) -> float:
-        return cpu_seconds(self.pid)
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

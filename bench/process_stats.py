@@ -24,6 +24,23 @@ def resident_size_max(pid: int) -> int:
     return _status_size(pid, "VmHWM")
 
 
+class MeasuredProcess:
+    """What has a `pid`, and tells what that process costs."""
+
+    @property
+    def pid(self) -> int:
+        raise NotImplementedError
+
+    def cpu_seconds(self) -> float:
+        return cpu_seconds(self.pid)
+
+    def resident_size(self) -> int:
+        return resident_size(self.pid)
+
+    def resident_size_max(self) -> int:
+        return resident_size_max(self.pid)
+
+
 def _status_size(pid: int, field: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):

@@ -35,7 +35,7 @@ class RawLoad:
         deadline = time.monotonic() + TOPIC_TIMEOUT_S
         while time.monotonic() < deadline:
             self._socket.sendall(encode_request(ApiKey.METADATA, METADATA_VERSION, 0, "load", request))
-            _, told = decode_response(ApiKey.METADATA, METADATA_VERSION, self._receive())
+            _, told = decode_response(ApiKey.METADATA, METADATA_VERSION, read_frame(self._socket))
             if sum(each.leader_id >= 0 for each in told.topics[0].partitions) == partitions:
                 return
             time.sleep(0.02)
@@ -59,23 +59,27 @@ class RawLoad:
 
     def _take(self, in_flight: deque[int]) -> None:
         in_flight.popleft()
-        _, response = decode_response(ApiKey.PRODUCE, PRODUCE_VERSION, self._receive())
+        _, response = decode_response(ApiKey.PRODUCE, PRODUCE_VERSION, read_frame(self._socket))
         for topic in response.responses:
             for answer in topic.partition_responses:
                 if answer.error_code:
                     raise RuntimeError(f"a batch was refused: error {answer.error_code}")
 
-    def _receive(self) -> bytes:
-        return self._exactly(_size.unpack(self._exactly(4))[0])
 
-    def _exactly(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            piece = self._socket.recv(size - len(data))
-            if not piece:
-                raise ConnectionError("the broker closed the connection")
-            data += piece
-        return bytes(data)
+def read_frame(connection: socket.socket) -> bytearray:
+    """The next response without its size. Raises ConnectionError if the broker closes instead."""
+    return _read(connection, _size.unpack(_read(connection, _size.size))[0])
+
+
+def _read(connection: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    rest = memoryview(data)
+    while rest:
+        count = connection.recv_into(rest)
+        if not count:
+            raise ConnectionError("the broker closed the connection")
+        rest = rest[count:]
+    return data
 
 
 def produce_frame(topic: str, batches: list[bytes]) -> bytes:

@@ -22,6 +22,7 @@ class Machine:
     date: str
     minutes: float
     rounds: int
+    """Of the scenario with the most."""
     quick: bool
     cores: int
     memory_gib: float
@@ -49,18 +50,18 @@ def machine(libs: Path | None, *, minutes: float, rounds: int, quick: bool) -> M
 
 
 def table(results: Results, about: Machine) -> str:
-    """Fixed width, one figure a line, then what was not measured."""
+    """Fixed width, one figure a line, then every target's verdict, then what was not measured."""
     rows = list(results.rows())
     others = [system for system in _systems(rows) if system not in (TAILRACE, STUB)]
     titles = max((len(row.figure.title) for row in rows), default=0)
     lines = [
         f"{about.date}, {about.cores} cores, {about.memory_gib} GiB, {about.system}, Python {about.python}, "
-        f"tailrace {about.tailrace}, Apache Kafka {about.kafka}, {about.rounds} rounds"
+        f"tailrace {about.tailrace}, Apache Kafka {about.kafka}, {about.minutes:g} minutes, up to {about.rounds} rounds"
         + (", quick: noisy" if about.quick else ""),
         "",
         f"{'':14} {'':{titles}} {'unit':>10} {TAILRACE:>10} "
         + " ".join(f"{system:>10}" for system in others)
-        + f" {'ratio':>7} {'target':>9}         spread",
+        + f" {'ratio':>7} {'target':>9}          spread",
     ]
     for row in rows:
         target = str(row.figure.target) if row.figure.target is not None else ""
@@ -68,14 +69,28 @@ def table(results: Results, about: Machine) -> str:
             f"{row.figure.key:14} {row.figure.title:{titles}} {row.figure.unit:>10} "
             f"{number(row.medians.get(TAILRACE)):>10} "
             + " ".join(f"{number(row.medians.get(system)):>10}" for system in others)
-            + f" {number(row.ratio):>7} {target:>9} {row.verdict.value:>7}"
-            + (f" {row.spread:6.0%}" if row.spread is not None else "")
+            + f" {number(row.ratio):>7} {target:>9} {row.verdict.value:>8}"
+            + (f" {row.spreads[TAILRACE]:6.0%}" if TAILRACE in row.spreads else "")
         )
-    met = sum(row.verdict is Verdict.MET for row in rows)
-    missed = [row.figure.key for row in rows if row.verdict is Verdict.MISSED]
-    lines += ["", f"{met} targets met, {len(missed)} missed" + (f": {', '.join(missed)}" if missed else "")]
+    lines += ["", *verdicts(results)]
     lines += [f"note: {note}" for note in results.notes]
     return "\n".join(lines)
+
+
+def verdicts(results: Results) -> list[str]:
+    """A line for every target: what came out, what was wanted, how far apart rounds were."""
+    rows = [row for row in results.rows() if row.verdict is not Verdict.UNKNOWN]
+    unmeasured = results.unmeasured()
+    met = sum(row.verdict is Verdict.MET for row in rows)
+    told = [f"{met} targets met, {len(rows) - met} not met, {len(unmeasured)} not measured"]
+    for row in rows:
+        times = "x" if row.figure.target is not None and row.figure.target.against is not None else row.figure.unit
+        spreads = ", ".join(f"{system} {spread:.0%}" for system, spread in row.spreads.items())
+        told.append(
+            f"  {row.verdict.value:8} {row.figure.key:14} {number(row.compared)} {times} "
+            f"(target {row.figure.target}; spread {spreads})"
+        )
+    return told + [f"  {'?':8} {each.key:14} not measured (target {each.target})" for each in unmeasured]
 
 
 def as_json(results: Results, about: Machine) -> str:
@@ -88,14 +103,16 @@ def as_json(results: Results, about: Machine) -> str:
                     "title": row.figure.title,
                     "unit": row.figure.unit,
                     "target": str(row.figure.target) if row.figure.target is not None else None,
+                    "target_is_ratio": row.figure.target is not None and row.figure.target.against is not None,
                     "medians": row.medians,
                     "ratio": row.ratio,
-                    "spread": row.spread,
-                    "verdict": row.verdict.value,
+                    "spreads": row.spreads,
+                    "verdict": row.verdict.name.lower(),
                     "samples": results.samples[row.figure.key],
                 }
                 for row in results.rows()
             ],
+            "not_measured": [figure.key for figure in results.unmeasured()],
             "notes": results.notes,
         },
         indent=2,

@@ -17,6 +17,7 @@ from typing import Any, cast
 from uuid import NAMESPACE_DNS, uuid5
 
 from bench.free_ports import free_port
+from bench.process_stats import MeasuredProcess
 from broker.server.receiver import CHUNK_SIZE, Receiver
 from protocol.api_keys import ApiKey
 from protocol.codec import decode_request, encode_response
@@ -129,7 +130,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._transport.writelines(self._stub.answer(frame))
 
 
-class StubProcess:
+class StubProcess(MeasuredProcess):
     """The stub as a process of its own, for as long as the context is open."""
 
     def __init__(self) -> None:

@@ -157,11 +157,3 @@ class GroupReader(_Worker):
                 self.count += len(messages)
         finally:
             self._consumer.close()
-
-
-def percentile(values: Sequence[float], part: float) -> float:
-    """Of unsorted values; 0 of none."""
-    if not values:
-        return 0.0
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * part), len(ordered) - 1)]

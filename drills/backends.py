@@ -12,6 +12,7 @@ All methods may block; drills call them in a thread.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +20,11 @@ from typing import Protocol
 
 from bench import postgres_process, seaweedfs_process
 from bench.postgres_process import PostgresServer
+from bench.proxy import Proxy
 from bench.seaweedfs_process import SeaweedFs
-from bench.slow_proxy import SlowProxy
 from drills.timeline import Traffic
 
 LOGS_BUCKET = "tailrace-logs"
-UNHINDERED = 10e9
 """Bytes per second that a proxy lets through when it is not to be slow."""
 
 
@@ -98,7 +98,7 @@ class S3Store:
         self.env: Mapping[str, str] = seaweedfs_process.ENVIRONMENT
         self._server = SeaweedFs(directory / "seaweedfs")
         self._throttled = throttled
-        self._proxy: SlowProxy | None = None
+        self._proxy: Proxy | None = None
 
     def start(self) -> None:
         """Raises BackendMissing."""
@@ -109,7 +109,7 @@ class S3Store:
         self._server.start()
         self._server.client().create_bucket(Bucket=LOGS_BUCKET)
         if self._throttled:
-            self._proxy = SlowProxy(self._server.port, UNHINDERED)
+            self._proxy = Proxy(self._server.port)
             self._proxy.__enter__()
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class S3Store:
     def throttle(self, rate: float | None) -> None:
         """To so many bytes per second towards the store; None: no more."""
         assert self._proxy is not None
-        self._proxy.rate = UNHINDERED if rate is None else rate
+        self._proxy.rate = math.inf if rate is None else rate
 
     def take_away(self) -> None:
         self._server.stop()

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
+from bench.figures import quantile
 from bench.transaction_history import Place
 
 
@@ -111,7 +112,7 @@ class Timeline:
         ages = sorted(age for _, age in _between(self._reads, start, end))
         if not ages:
             return Freshness(math.nan, math.nan, math.nan)
-        return Freshness(_quantile(ages, 0.5), _quantile(ages, 0.99), ages[-1])
+        return Freshness(quantile(ages, 0.5), quantile(ages, 0.99), ages[-1])
 
     def ack_rates(self, end: float, step_s: float) -> list[float]:
         """Records per second that were acknowledged in each step from 0 to `end`."""
@@ -145,7 +146,3 @@ def longest_gap(times: Sequence[float], start: float, end: float, place: Place |
 
 def _between(timed: Sequence[tuple[float, float]], start: float, end: float) -> Sequence[tuple[float, float]]:
     return timed[bisect_left(timed, (start, -math.inf)) : bisect_left(timed, (end, -math.inf))]
-
-
-def _quantile(ascending: Sequence[float], share: float) -> float:
-    return ascending[min(int(share * len(ascending)), len(ascending) - 1)]

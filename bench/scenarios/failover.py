@@ -13,20 +13,19 @@ import time
 
 from bench import perf_tools
 from bench.ack_gaps import AckGaps
-from bench.clusters import KafkaCluster, TailraceCluster
+from bench.clusters import Cluster, KafkaCluster, TailraceCluster
 from bench.figures import Figure, Target
 from bench.kafka_process import KafkaFailed
-from bench.scenarios.api import Scenario
+from bench.scenarios.api import CLUSTER_START_S, Scenario, producing_s
 from bench.scenarios.produce import RECORD_SIZE, SETTINGS
 from bench.systems import Run
-from broker.cli.client import Client, check
-from protocol.messages.create_topics import CreatableTopic, CreateTopicsRequest
+from bench.topics import PATIENCE_S, create_topics, leaders, wait_until_led
+from broker.cli.client import Client
 from protocol.messages.list_partition_reassignments import ListPartitionReassignmentsRequest
 
 PARTITIONS = 6
 BEFORE_S = 3.0
 """Of calm, so that what is measured is not a start."""
-PATIENCE_S = 60.0
 MOVED_RECORDS = 2_000_000
 MOVED_PARTITIONS = 2
 
@@ -36,11 +35,10 @@ FIGURES = (
     Figure("P9.move", "reassign 2 partitions that hold 2 GB: the same", "s", Target(at_most=0.3, against=None)),
     Figure("P9.moved", "  until that is done", "s"),
 )
-Cluster = TailraceCluster | KafkaCluster
 
 
 def run(run: Run) -> None:
-    for _ in range(run.rounds):
+    for _ in run.turns():
         for kind in ("P8.gap", "P9.stop"):
             for cluster in _clusters(run):
                 with cluster:
@@ -59,8 +57,9 @@ def _clusters(run: Run) -> list[Cluster]:
 
 def _lose_leader(run: Run, cluster: Cluster, kind: str) -> None:
     client = Client(cluster.addresses[0])
-    _create(client, "gaps", PARTITIONS, replicas=3)
-    victim = _leaders(client, "gaps")[0]
+    create_topics(client, ["gaps"], PARTITIONS, replicas=3)
+    wait_until_led(client, ["gaps"])
+    victim = leaders(client, "gaps")[0]
     with AckGaps(cluster.addresses, "gaps", PARTITIONS) as gaps:
         time.sleep(BEFORE_S)
         began = time.monotonic()
@@ -77,15 +76,18 @@ def _lose_leader(run: Run, cluster: Cluster, kind: str) -> None:
 def _move(run: Run, cluster: Cluster) -> None:
     client = Client(cluster.addresses[0])
     count = run.count(MOVED_RECORDS)
-    _create(client, "moved", MOVED_PARTITIONS, replicas=1)
-    perf_tools.produce(run.tools(), ",".join(cluster.addresses), "moved", count, RECORD_SIZE, SETTINGS[0].properties)
-    leaders = _leaders(client, "moved")
-    to = {partition: next(node for node in cluster.brokers if node != leader) for partition, leader in leaders.items()}
+    create_topics(client, ["moved"], MOVED_PARTITIONS)
+    wait_until_led(client, ["moved"])
+    perf_tools.produce(run.tools(), cluster.bootstrap, "moved", count, RECORD_SIZE, SETTINGS[0].properties)
+    to = {
+        partition: next(node for node in cluster.brokers if node != leader)
+        for partition, leader in leaders(client, "moved").items()
+    }
     with AckGaps(cluster.addresses, "moved", MOVED_PARTITIONS) as gaps:
         time.sleep(BEFORE_S)
         began = time.monotonic()
         tool = _reassign(run, cluster, "moved", to)
-        while _leaders(client, "moved") != to or _is_moving(client):
+        while leaders(client, "moved") != to or _is_moving(client):
             if time.monotonic() > began + PATIENCE_S:
                 tool.kill()
                 raise KafkaFailed(f"{cluster.name}: reassignment not done within {PATIENCE_S:.0f} s")
@@ -97,26 +99,6 @@ def _move(run: Run, cluster: Cluster) -> None:
     run.say(f"  reassign: {cluster.name} {took:.1f} s, longest time without an ack {longest:.2f} s")
     run.results.add("P9.move", cluster.name, longest)
     run.results.add("P9.moved", cluster.name, took)
-
-
-def _create(client: Client, topic: str, partitions: int, replicas: int) -> None:
-    wanted = CreatableTopic(name=topic, num_partitions=partitions, replication_factor=replicas)
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        response = client.send(CreateTopicsRequest(topics=[wanted], timeout_ms=30_000))
-        if not response.topics[0].error_code:
-            break
-        if time.monotonic() > deadline:
-            check(response.topics[0].error_code, f"topic {topic}", response.topics[0].error_message)
-        time.sleep(0.2)  # not all brokers are there yet
-    while len(_leaders(client, topic)) < partitions:
-        time.sleep(0.05)
-
-
-def _leaders(client: Client, topic: str) -> dict[int, int]:
-    """Partition -> node id, of those that have one."""
-    described = client.metadata([topic]).topics[0]
-    return {each.partition_index: each.leader_id for each in described.partitions if each.leader_id >= 0}
 
 
 def _is_moving(client: Client) -> bool:
@@ -141,4 +123,11 @@ def _reassign(run: Run, cluster: Cluster, topic: str, to: dict[int, int]) -> sub
     )
 
 
-SCENARIO = Scenario("failover", "three brokers: kill, stop, reassign", FIGURES, run, quick=False)
+def seconds(run: Run) -> float:
+    """Kafka needs ten seconds to come up, and as many to get over a death, and copies the 2 GB that are moved."""
+    one = 2 * BEFORE_S + 2.0 + (CLUSTER_START_S + 8.0 if run.libs is not None else 0.0)
+    move = 2 * producing_s(run.count(MOVED_RECORDS)) + CLUSTER_START_S + 15.0
+    return run.rounds * 2 * one + move
+
+
+SCENARIO = Scenario("failover", "three brokers: kill, stop, reassign", FIGURES, run, seconds, quick=False)

@@ -6,14 +6,16 @@ import time
 
 from bench import perf_tools
 from bench.figures import Figure, Target
-from bench.scenarios.api import Scenario
+from bench.scenarios.api import START_S, TOOL_S, Scenario
 from bench.scenarios.produce import RECORD_SIZE, SETTINGS
 from bench.systems import Run, System
-from broker.cli.client import Client, check
-from protocol.messages.create_topics import CreatableTopic, CreateTopicsRequest
+from bench.topics import create_topics, wait_until_led
+from broker.cli.client import Client
 
 TOPICS, EACH = 10, 1000
 PER_SECOND = 2000
+CREATE_S = 30.0
+"""What a plan counts with for each system."""
 
 FIGURES = (
     Figure("P11.create", "create 10,000 partitions", "s", Target(at_most=10.0, against=None)),
@@ -38,11 +40,8 @@ def _create(run: Run, system: System) -> None:
     began = time.monotonic()
     topics = max(int(TOPICS * run.scale), 1)
     for number in range(topics):
-        wanted = CreatableTopic(name=f"many-{number}", num_partitions=EACH, replication_factor=1)
-        response = client.send(CreateTopicsRequest(topics=[wanted], timeout_ms=30_000))
-        check(response.topics[0].error_code, wanted.name, response.topics[0].error_message)
-    while any(part.leader_id < 0 for topic in client.metadata(None).topics for part in topic.partitions):
-        time.sleep(0.05)
+        create_topics(client, [f"many-{number}"], EACH)
+    wait_until_led(client, None)
     took = time.monotonic() - began
     size = system.resident_size()
     run.say(f"  {topics * EACH} partitions: {system.name} {took:.1f} s")
@@ -51,10 +50,18 @@ def _create(run: Run, system: System) -> None:
 
 
 def _p99(run: Run, system: System, topic: str) -> float:
-    count = PER_SECOND * max(int(10 * run.scale), 3)
+    count = PER_SECOND * _length_s(run)
     return perf_tools.produce(
         run.tools(), system.address, topic, count, RECORD_SIZE, SETTINGS[0].properties, per_second=PER_SECOND
     ).p99_ms
 
 
-SCENARIO = Scenario("partitions", "10,000 partitions on one broker", FIGURES, run, quick=False)
+def _length_s(run: Run) -> int:
+    return max(int(10 * run.scale), 3)
+
+
+def seconds(run: Run) -> float:
+    return START_S + run.system_count * (2 * (TOOL_S + _length_s(run)) + CREATE_S * run.scale)
+
+
+SCENARIO = Scenario("partitions", "10,000 partitions on one broker", FIGURES, run, seconds, rounds=1, quick=False)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from bench import perf_tools, process_stats
-from bench.figures import STUB, Figure, Target
-from bench.object_costs import PUT_PRICE, count_objects
-from bench.scenarios.api import Scenario
-from bench.systems import Run, System, Tailrace
+from bench import perf_tools
+from bench.figures import STUB, TAILRACE, Figure, Target
+from bench.scenarios.api import PRODUCED_PER_S, SINGLES_PER_S, START_S, Scenario, producing_s
+from bench.store_requests import StoreMeter
+from bench.systems import Run, System
 
 SETTLE_S = 3.0
+RECORDS = 600_000
 RECORD_SIZE = 1024
 SMALL_SIZE = 100
 
@@ -59,7 +59,8 @@ FIGURES = (
     Figure("P3.cpu", f"broker CPU, {SINGLE.title}", "us/record", Target(at_most=1.0)),
     Figure("P10.load", "resident memory, the most under this load", "MB", Target(at_most=700, against=None)),
     Figure("P12.puts", "object PUTs while producing", "per GB"),
-    Figure("P12.price", "price of these PUTs (bench/object_costs.py)", "$/TB"),
+    Figure("P12.requests", "  object requests of all kinds, compaction's too", "per GB"),
+    Figure("P12.price", "  their price, by the table of `tailrace storage`", "$/TB"),
     *(
         Figure(
             f"P13.{each.key}", f"produce, {each.title}, against the stub", "rec/s", Target(at_least=0.8, against=STUB)
@@ -84,26 +85,37 @@ def run(run: Run) -> None:
             run.say(f"  warming up {system.name}")
             for setting in settings:
                 _load(run, system, setting, "warm-up", 0.5)
-        for turn in range(run.rounds):
+        for turn in run.turns():
+            meter = StoreMeter(systems[0].address)
             for setting in settings:
                 for system in systems:
                     _measure(run, system, setting, f"produce-{setting.key}-{turn}")
+            _store_requests(run, meter, sum(_gigabytes(run, setting) for setting in settings))
         for system in systems:
-            if isinstance(system, Tailrace):
-                most = process_stats.resident_size_max(system.broker.pid)
-                run.results.add("P10.load", system.name, most / 1e6)
-            elif (size := system.resident_size()) is not None:
+            size = system.resident_size_max()
+            if size is not None and system.name != STUB:
                 run.results.add("P10.load", system.name, size / 1e6)
 
 
+def seconds(run: Run) -> float:
+    counts = [(_count(run, setting), PRODUCED_PER_S) for setting in SETTINGS] + [(_count(run, SINGLE), SINGLES_PER_S)]
+    a_round = sum(producing_s(*each) + _settle_s(run) for each in counts) * (run.system_count + 1)
+    return START_S + a_round * (run.rounds + 0.6)
+
+
+def _store_requests(run: Run, meter: StoreMeter, gigabytes: float) -> None:
+    asked = meter.read()
+    run.results.add("P12.puts", TAILRACE, asked.puts / gigabytes)
+    run.results.add("P12.requests", TAILRACE, asked.all / gigabytes)
+    run.results.add("P12.price", TAILRACE, asked.price / gigabytes * 1000)
+
+
 def _measure(run: Run, system: System, setting: Setting, topic: str) -> None:
-    objects = _objects(system)
-    before = count_objects(objects) if objects is not None else 0
     load = _load(run, system, setting, topic)
     told, count = load.produced, _count(run, setting)
     run.say(f"  {setting.title}: {system.name} {told.records_per_second:,.0f} rec/s")
     add, name = run.results.add, system.name
-    gigabytes = count * setting.size / 1e9
+    gigabytes = _gigabytes(run, setting)
     if setting is SINGLE:
         if name != STUB:
             add("P3.rate", name, told.records_per_second)
@@ -115,27 +127,27 @@ def _measure(run: Run, system: System, setting: Setting, topic: str) -> None:
     add(f"P1.{setting.key}", name, told.records_per_second)
     add(f"P1.{setting.key}.p99", name, told.p99_ms)
     add(f"P2.{setting.key}", name, None if load.cpu_s is None else load.cpu_s / gigabytes)
-    if objects is not None:
-        puts = (count_objects(objects) - before) / gigabytes
-        add("P12.puts", name, puts)
-        add("P12.price", name, puts * 1000 * PUT_PRICE)
 
 
 def _count(run: Run, setting: Setting) -> int:
-    return run.count(int(600_000 * setting.share))
+    return run.count(int(RECORDS * setting.share))
+
+
+def _gigabytes(run: Run, setting: Setting) -> float:
+    return _count(run, setting) * setting.size / 1e9
+
+
+def _settle_s(run: Run) -> float:
+    return SETTLE_S * min(run.scale * 2, 1.0)
 
 
 def _load(run: Run, system: System, setting: Setting, topic: str, share: float = 1.0) -> _Load:
     before = system.cpu_seconds()
     count = max(int(_count(run, setting) * share), 1000)
     produced = perf_tools.produce(run.tools(), system.address, topic, count, setting.size, setting.properties)
-    time.sleep(SETTLE_S * min(run.scale * 2, 1.0))
+    time.sleep(_settle_s(run))
     after = system.cpu_seconds()
     return _Load(produced, None if before is None or after is None else after - before)
 
 
-def _objects(system: System) -> Path | None:
-    return system.broker.data_dir / "objects" if isinstance(system, Tailrace) else None
-
-
-SCENARIO = Scenario("produce", "produce to one broker, as fast as it goes", FIGURES, run)
+SCENARIO = Scenario("produce", "produce to one broker, as fast as it goes", FIGURES, run, seconds, rounds=5)

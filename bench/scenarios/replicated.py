@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 
 from bench import perf_tools
-from bench.clusters import KafkaCluster, TailraceCluster
+from bench.clusters import Cluster, KafkaCluster, TailraceCluster
 from bench.figures import Figure, Target
-from bench.scenarios.api import Scenario
+from bench.scenarios.api import CLUSTER_START_S, Scenario, producing_s
 from bench.scenarios.produce import RECORD_SIZE, SETTINGS, SETTLE_S
 from bench.systems import Run
 
 RECORDS = 250_000
+OURS_PER_S, THEIRS_PER_S = 60_000, 28_000
+"""What a plan counts with."""
 
 FIGURES = (
     *(Figure(f"P1b.{each.key}", f"three brokers, {each.title}", "rec/s", Target(at_least=3.0)) for each in SETTINGS),
@@ -28,12 +30,12 @@ def run(run: Run) -> None:
         TailraceCluster(run.directory("tailrace"), configs) as ours,
         KafkaCluster(run.tools(), run.directory("kafka"), configs, heap="512m") as theirs,
     ):
-        clusters: tuple[TailraceCluster | KafkaCluster, ...] = (ours, theirs)
+        clusters: tuple[Cluster, ...] = (ours, theirs)
         for cluster in clusters:
             run.say(f"  warming up {cluster.name}")
             for setting in SETTINGS:
                 _load(run, cluster, setting.properties, "warm-up", run.count(RECORDS) // 2)
-        for turn in range(run.rounds):
+        for turn in run.turns():
             for setting in SETTINGS:
                 for cluster in clusters:
                     count = run.count(RECORDS)
@@ -46,11 +48,15 @@ def run(run: Run) -> None:
                     run.results.add(f"P1b.{setting.key}.cpu", cluster.name, spent / (count * RECORD_SIZE / 1e9))
 
 
-def _load(
-    run: Run, cluster: TailraceCluster | KafkaCluster, properties: dict[str, str], topic: str, count: int
-) -> float:
-    address = ",".join(cluster.addresses)
-    return perf_tools.produce(run.tools(), address, topic, count, RECORD_SIZE, properties).records_per_second
+def _load(run: Run, cluster: Cluster, properties: dict[str, str], topic: str, count: int) -> float:
+    told = perf_tools.produce(run.tools(), cluster.bootstrap, topic, count, RECORD_SIZE, properties)
+    return told.records_per_second
 
 
-SCENARIO = Scenario("replicated", "three brokers, equal durability", FIGURES, run, quick=False)
+def seconds(run: Run) -> float:
+    count = run.count(RECORDS)
+    both = producing_s(count, OURS_PER_S) + producing_s(count, THEIRS_PER_S) + 2 * SETTLE_S
+    return CLUSTER_START_S + len(SETTINGS) * both * (run.rounds + 0.5)
+
+
+SCENARIO = Scenario("replicated", "three brokers, equal durability", FIGURES, run, seconds, quick=False)

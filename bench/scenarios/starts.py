@@ -10,11 +10,10 @@ from contextlib import suppress
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from bench import process_stats
 from bench.broker_process import BrokerProcess
 from bench.figures import KAFKA, TAILRACE, Figure, Target
 from bench.kafka_process import KafkaProcess
-from bench.scenarios.api import Scenario
+from bench.scenarios.api import START_S, Scenario
 from bench.systems import Run
 
 IDLE_S = 3.0
@@ -29,47 +28,39 @@ FIGURES = (
 def run(run: Run) -> None:
     with run.tailrace() as broker:  # its port and byte code are known from now on
         broker.terminate()
-    for _ in range(run.rounds):
-        _tailrace(run, broker.port)
+    for _ in run.turns():
+        _start(run, TAILRACE, BrokerProcess(run.directory(TAILRACE) / "data", port=broker.port))
         if run.libs is not None:
-            _kafka(run)
+            node = KafkaProcess(run.libs, run.directory(KAFKA))
+            node.format()
+            _start(run, KAFKA, node)
 
 
-def _tailrace(run: Run, port: int) -> None:
-    broker = BrokerProcess(run.directory("tailrace") / "data", port=port)
+def _start(run: Run, name: str, process: BrokerProcess | KafkaProcess) -> None:
+    """Of a process whose port is known."""
     try:
-        seconds = first_ack(broker.spawn, lambda: broker.address)
+        seconds = first_ack(process.spawn, process.address)
         time.sleep(IDLE_S)
-        _note(run, TAILRACE, seconds, process_stats.resident_size(broker.pid))
+        size = process.resident_size()
     finally:
-        broker.kill()
-
-
-def _kafka(run: Run) -> None:
-    node = KafkaProcess(run.tools(), run.directory("kafka"))
-    node.format()
-    try:
-        seconds = first_ack(node.spawn, lambda: node.address)
-        time.sleep(IDLE_S)
-        _note(run, KAFKA, seconds, process_stats.resident_size(node.pid))
-    finally:
-        node.stop()
-
-
-def _note(run: Run, name: str, seconds: float, size: int) -> None:
+        process.kill()
     run.say(f"  first ack of {name} after {seconds:.2f} s")
     run.results.add("P7.first", name, seconds)
     run.results.add("P10.idle", name, size / 1e6)
 
 
-def first_ack(spawn: Callable[[], object], address: Callable[[], str]) -> float:
+def seconds(run: Run) -> float:
+    return 2.0 + run.rounds * (2 * IDLE_S + START_S + 2.0)
+
+
+def first_ack(spawn: Callable[[], object], address: str) -> float:
     """Seconds from the call of `spawn` until a record was acknowledged. The client is warm: it has done this before."""
 
     async def produce() -> float:
         began = time.monotonic()
         spawn()
         while time.monotonic() < began + PATIENCE_S:
-            producer = AIOKafkaProducer(bootstrap_servers=address(), acks="all", retry_backoff_ms=10)
+            producer = AIOKafkaProducer(bootstrap_servers=address, acks="all", retry_backoff_ms=10)
             with suppress(KafkaError, OSError):
                 try:
                     await producer.start()
@@ -83,4 +74,4 @@ def first_ack(spawn: Callable[[], object], address: Callable[[], str]) -> float:
     return asyncio.run(produce())
 
 
-SCENARIO = Scenario("starts", "start of a process", FIGURES, run, needs_tools=False)
+SCENARIO = Scenario("starts", "start of a process", FIGURES, run, seconds, rounds=5, needs_tools=False)

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from bench.figures import Figure
-from bench.scenarios.api import Scenario
+from bench.figures import Figure, quantile
+from bench.report import number
+from bench.scenarios.api import START_S, Scenario
 from bench.systems import Run, System
-from bench.traffic import GroupReader, PacedProducer, percentile
-from broker.cli.client import Client, check
-from protocol.messages.create_topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
+from bench.topics import create_topics
+from bench.traffic import GroupReader, PacedProducer
+from broker.cli.client import Client
 
 SECONDS = 15.0
 WARM_UP_S = 2.0
@@ -87,16 +88,17 @@ def run(run: Run) -> None:
         run.results.notes.append("workloads: not run, they need confluent-kafka (pip install confluent-kafka)")
         return
     with run.single_brokers() as systems:
-        for turn in range(max(run.rounds // 2, 1)):
+        for turn in run.turns():
             for workload in WORKLOADS:
                 for system in systems:
                     _measure(run, system, workload, turn)
 
 
 def _measure(run: Run, system: System, workload: Workload, turn: int) -> None:
-    length = max(SECONDS * run.scale, 6.0)
+    length = _length_s(run)
     topics = [f"{topic}-{turn}" for topic in workload.topics]
-    _create(system, topics, workload)
+    with Client(system.address) as client:
+        create_topics(client, topics, workload.partitions, configs=workload.configs)
     before = system.cpu_seconds()
     with ExitStack() as stack:
         readers = [
@@ -134,23 +136,28 @@ def _measure(run: Run, system: System, workload: Workload, turn: int) -> None:
         run.results.notes.append(
             f"{workload.title}: {system.name}: {producer.failed} sends failed, {max(lost, 0)} records did not arrive"
         )
-    ack, age = percentile(producer.latencies_ms, 0.99), percentile(ages, 0.99)
-    run.say(f"  {workload.title}: {system.name} ack p99 {ack:.0f} ms, age p99 {age:.0f} ms")
+    ack, age = _p99(producer.latencies_ms), _p99(ages)
+    run.say(f"  {workload.title}: {system.name} ack p99 {number(ack)} ms, age p99 {number(age)} ms")
     run.results.add(f"W.{workload.key}.ack", system.name, ack)
     run.results.add(f"W.{workload.key}.age", system.name, age)
     if before is not None and after is not None:
         run.results.add(f"W.{workload.key}.cpu", system.name, (after - before) / (length + WARM_UP_S))
 
 
-def _create(system: System, topics: Sequence[str], workload: Workload) -> None:
-    configs = [CreatableTopicConfig(name=name, value=value) for name, value in (workload.configs or {}).items()]
-    wanted = [
-        CreatableTopic(name=topic, num_partitions=workload.partitions, replication_factor=1, configs=configs)
-        for topic in topics
-    ]
-    response = Client(system.address).send(CreateTopicsRequest(topics=wanted, timeout_ms=30_000))
-    for topic in response.topics:
-        check(topic.error_code, f"topic {topic.name}", topic.error_message)
+def _length_s(run: Run) -> float:
+    return max(SECONDS * run.scale, 6.0)
 
 
-SCENARIO = Scenario("workloads", "workloads of an event backbone", FIGURES, run, needs_tools=False, quick=False)
+def _p99(values: list[float]) -> float | None:
+    return quantile(sorted(values), 0.99) if values else None
+
+
+def seconds(run: Run) -> float:
+    """Members of a new group wait for others for three seconds."""
+    one = _length_s(run) + WARM_UP_S + SETTLE_S + 6.0
+    return START_S + run.rounds * len(WORKLOADS) * run.system_count * one
+
+
+SCENARIO = Scenario(
+    "workloads", "workloads of an event backbone", FIGURES, run, seconds, rounds=2, needs_tools=False, quick=False
+)

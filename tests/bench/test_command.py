@@ -23,6 +23,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--only", "nothing"], "invalid choice: 'nothing'"),
         (["--rounds", "0"], "'0' is not a number of rounds"),
         (["--kafka-libs", "/nowhere"], "jars"),
+        (["--json", "/nowhere/run.json"], "cannot be written"),
     ],
 )
 def test_a_wrong_call_ends_with_code_2_and_says_why(arguments: list[str], said: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from bench.figures import KAFKA, STUB, TAILRACE, Figure, Results, Target, Verdict
 from bench.html_report import html_page
-from bench.report import Machine, as_json, number, table
+from bench.report import Machine, as_json, number, table, verdicts
 
 ABOUT = Machine(
     date="2026-01-01 00:00 UTC",
@@ -36,7 +36,7 @@ def results(figure: Figure, **samples: list[float]) -> Results:
 def test_a_ratio_is_of_medians_so_that_one_odd_round_does_not_decide() -> None:
     (row,) = results(RATE, tailrace=[100.0, 130.0, 900.0], kafka=[100.0, 1.0, 100.0]).rows()
     assert (row.ratio, row.verdict) == (1.3, Verdict.MET)
-    assert row.spread == pytest.approx(800 / 130)
+    assert row.spreads[TAILRACE] == pytest.approx(800 / 130)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,25 @@ def test_what_a_system_does_not_have_is_no_sample() -> None:
         found.add("P9", TAILRACE, 1.0)
 
 
+def test_the_report_says_of_every_target_whether_it_is_met() -> None:
+    found = results(RATE, tailrace=[132.0, 132.0], kafka=[100.0, 110.0])
+    found.declare(
+        [Figure("P7", "start", "s", Target(at_most=1.0, against=None)), Figure("P8", "gap", "s", Target(1.0))]
+    )
+    found.add("P7", TAILRACE, 2.0)
+    assert verdicts(found) == [
+        "1 targets met, 1 not met, 1 not measured",
+        "  met      P1.x           1.26 x (target >= 1.25x; spread tailrace 0%, kafka 10%)",
+        "  NOT MET  P7             2 s (target <= 1; spread tailrace 0%)",
+        "  ?        P8             not measured (target >= 1x)",
+    ]
+
+
 def test_the_table_names_what_was_missed_and_what_was_not_measured() -> None:
     found = results(RATE, tailrace=[100.0], kafka=[100.0], klite=[50.0])
     found.notes.append("failover: not run, it needs Java and Apache Kafka's tools")
     text = table(found, ABOUT)
-    assert "1 missed: P1.x" in text
+    assert "NOT MET  P1.x" in text
     assert "note: failover: not run" in text
     assert "klite" in text
 

@@ -10,9 +10,10 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from bench.broker_process import BrokerProcess
+from bench.raw_load import read_frame
 from tests.broker.hostile.mutation import batch
 
-from .raw_client import produce_frame, read_frame
+from .raw_client import produce_frame
 
 PAUSE_S = 0.005
 TIMEOUT_S = 60.0

@@ -27,10 +27,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from bench.broker_process import BrokerProcess
-from bench.cut_proxy import CutProxy
 from bench.free_ports import free_port
 from bench.history import check
 from bench.postgres_process import PostgresServer
+from bench.proxy import Proxy
 from bench.seaweedfs_process import ENVIRONMENT, SeaweedFs
 from protocol.api_keys import ApiKey
 from protocol.codec import decode_response, encode_request
@@ -69,10 +69,10 @@ class Member:
         self, stack: ExitStack, directory: Path, node_id: int, wal: str, servers: Servers, urls: tuple[str, str]
     ) -> None:
         self.node_id = node_id
-        self.database = stack.enter_context(CutProxy(servers.postgres.port))
-        self.store = stack.enter_context(CutProxy(urlsplit(servers.store.endpoint).port or 0))
+        self.database = stack.enter_context(Proxy(servers.postgres.port))
+        self.store = stack.enter_context(Proxy(urlsplit(servers.store.endpoint).port or 0))
         listen = free_port()
-        self.front = stack.enter_context(CutProxy(listen))
+        self.front = stack.enter_context(Proxy(listen))
         metadata_url, objects_url = urls
         objects_url = objects_url.replace(servers.store.endpoint, f"http://127.0.0.1:{self.store.port}")
         args = ["--advertised", f"127.0.0.1:{self.front.port}", "--objects", objects_url]

@@ -29,6 +29,7 @@ class ForeignProducer(Sender):
         self._topic = next(iter(topics))
         self._partition_count = topics[self._topic]
         self._rate_per_s = rate_per_s
+        self._process: DriverProcess | None = None
         (driver,) = [each.driver for each in CLIENTS if each.name == client]
         self._command = [*driver(), "produce", address, self._topic, "lz4", "tell=acks"]
 
@@ -36,8 +37,14 @@ class ForeignProducer(Sender):
     def acknowledged(self) -> int:
         return len(self.acks)
 
+    def abandon(self) -> None:
+        """Whatever it does, it ends now."""
+        self.stopping.set()
+        if self._process is not None:
+            self._process.kill()
+
     def _work(self) -> None:
-        process = DriverProcess(self.name, self._command, self._told)
+        process = self._process = DriverProcess(self.name, self._command, self._told)
         try:
             began = time.monotonic()
             while not self.stopping.is_set():

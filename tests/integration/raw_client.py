@@ -6,6 +6,7 @@ import socket
 import struct
 from typing import Any
 
+from bench.raw_load import read_frame
 from protocol.api_keys import ApiKey
 from protocol.codec import decode_response, encode_request
 from protocol.messages.fetch import FetchPartition, FetchRequest, FetchResponse, FetchTopic
@@ -39,21 +40,6 @@ def produce_frame(topic: str, records: bytes | memoryview) -> bytes:
     """A frame with one batch for partition 0."""
     data = TopicProduceData(name=topic, partition_data=[PartitionProduceData(index=0, records=records)])
     return encode_request(ApiKey.PRODUCE, 9, 1, "test", ProduceRequest(acks=-1, timeout_ms=5000, topic_data=[data]))
-
-
-def read_frame(connection: socket.socket) -> bytes:
-    """The next response without its size. Raises ConnectionError if the broker closes instead."""
-    return _read(connection, struct.unpack(">i", _read(connection, 4))[0])
-
-
-def _read(connection: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        piece = connection.recv(min(size - len(data), MIB))
-        if not piece:
-            raise ConnectionError("the broker closed the connection")
-        data += piece
-    return bytes(data)
 
 
 class RawConnection:

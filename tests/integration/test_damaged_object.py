@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench.broker_process import BrokerProcess
+from bench.raw_load import read_frame
 from protocol.api_keys import ApiKey
 from protocol.codec import decode_response, encode_request
 from protocol.errors import ErrorCode
@@ -17,7 +18,7 @@ from protocol.messages.create_topics import CreatableTopic, CreateTopicsRequest
 from protocol.records import Record, build_batch
 
 from .kill_drill import SMALL_BLOCKS
-from .raw_client import produce_frame, read_frame
+from .raw_client import produce_frame
 
 pytestmark = pytest.mark.integration
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from bench.broker_process import BrokerProcess
+from bench.raw_load import read_frame
 from protocol.api_keys import BROKER_APIS, ApiKey
 from protocol.codec import decode_response, encode_request
 from protocol.errors import ErrorCode
@@ -30,7 +31,7 @@ from tests.broker.hostile.mutation import batch
 from tests.broker.hostile.test_batches import with_body
 
 from .beside import Beside
-from .raw_client import MIB, RawConnection, fetch_request, half_request, produce_frame, read_frame
+from .raw_client import MIB, RawConnection, fetch_request, half_request, produce_frame
 
 pytestmark = pytest.mark.integration
 

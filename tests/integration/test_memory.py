@@ -16,8 +16,8 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.broker_process import BrokerProcess
+from bench.proxy import Proxy
 from bench.seaweedfs_process import SeaweedFs
-from bench.slow_proxy import SlowProxy
 from tests.integration.raw_client import MIB, RawConnection, fetch_request, half_request
 from tests.integration.seaweedfs import s3_url as s3_url
 from tests.integration.seaweedfs import seaweedfs as seaweedfs
@@ -109,7 +109,7 @@ def until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
 def test_a_slow_store_slows_producers_down_and_nothing_grows_or_is_lost(
     tmp_path: Path, seaweedfs: SeaweedFs, s3_url: str
 ) -> None:
-    with SlowProxy(seaweedfs.port, STORE_RATE) as proxy:
+    with Proxy(seaweedfs.port, rate=STORE_RATE) as proxy:
         url = s3_url.replace(str(seaweedfs.port), str(proxy.port))
         with BrokerProcess(tmp_path / "data", args=["--objects", url], env=LIMITS) as broker:
             make_topics(broker, NewTopic("load", PARTITIONS, 1))

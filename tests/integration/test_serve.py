@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from bench.broker_process import BrokerFailed, BrokerProcess
+from bench.raw_load import read_frame
 from tests.broker.hostile.mutation import batch
 
-from .raw_client import produce_frame, read_frame
+from .raw_client import produce_frame
 
 pytestmark = pytest.mark.integration
 

@@ -56,8 +56,7 @@ def a_broker(directory: Path, configs: Mapping[str, str] | None = None) -> Itera
         with KafkaProcess(libs, directory / "kafka", wanted, heap="512m") as kafka:
             yield kafka
         return
-    env = {f"TAILRACE_BROKER_{name.upper().replace('.', '_')}": value for name, value in wanted.items()}
-    with BrokerProcess(directory / "tailrace", env=env) as broker:
+    with BrokerProcess(directory / "tailrace", configs=wanted) as broker:
         yield broker
         assert broker.terminate() == 0
     log = broker.log()

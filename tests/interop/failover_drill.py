@@ -24,7 +24,7 @@ from pathlib import Path
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from bench.clusters import SIZE, KafkaCluster, TailraceCluster
+from bench.clusters import SIZE, Cluster, KafkaCluster, TailraceCluster
 from bench.history import check
 from bench.transaction_history import Place
 from drills.timeline import Timeline
@@ -48,7 +48,6 @@ TOPIC, PARTITIONS, GROUP = "events", 6, "readers"
 MEMBERS = 2
 CALM_S = 2.0
 BACK_S = 60.0
-Cluster = TailraceCluster | KafkaCluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Drill:
         self.restarts = 0
         self._make_topic()
         driver, program = CLIENTS[plan.client]
-        topics, addresses = {TOPIC: PARTITIONS}, ",".join(cluster.addresses)
+        topics, addresses = {TOPIC: PARTITIONS}, cluster.bootstrap
         self.producer = ForeignProducer(addresses, topics, driver, plan.rate_per_s)
         self.members = [
             Member(f"{plan.client}-{number}", PROGRAMS[program].command(), addresses, GROUP, TOPIC)
@@ -95,11 +94,12 @@ class Drill:
         reads = _longest_gap(sorted(self._reads()), began, ended)
         return (
             f"{self.plan.client}, {' and '.join(self.plan.faults)}: {self.restarts} restarts, "
-            f"{len(self.producer.sends)} records, longest stall {acks:.2f} s in acknowledgements, {reads:.2f} s in reads: sound"
+            f"{len(self.producer.sends)} records, longest stall {acks:.2f} s in acknowledgements, "
+            f"{reads:.2f} s in reads: sound"
         )
 
     def close(self) -> None:
-        self.producer.stopping.set()
+        self.producer.abandon()
         for member in self.members:
             member.kill()
 
@@ -148,7 +148,7 @@ class Drill:
     def _judge(self) -> None:
         errors = {member.name: [each for each in member.events if each.get("error")] for member in self.members}
         assert not any(errors.values()), f"the application was told {errors}"
-        log = read_log(",".join(self.cluster.addresses), TOPIC, PARTITIONS)
+        log = read_log(self.cluster.bootstrap, TOPIC, PARTITIONS)
         consumers = [watched(member) for member in self.members]
         violations = check(history_of(TOPIC, [self.producer], consumers, log, drained=True))
         assert violations == [], f"{len(violations)} violations: {violations[:5]}"
@@ -162,7 +162,7 @@ class Drill:
 
     # -- the cluster, as an admin client sees it ---------------------------------------------------------------------
     def _admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": ",".join(self.cluster.addresses), "log_level": 0})
+        return AdminClient({"bootstrap.servers": self.cluster.bootstrap, "log_level": 0})
 
     def _make_topic(self) -> None:
         admin = self._admin()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from obstore.store import S3Store
 
+from bench.proxy import Proxy
 from bench.seaweedfs_process import SeaweedFs
-from bench.slow_proxy import SlowProxy
 from s3stream.objectstore import opening
 from s3stream.objectstore.hedging import HedgingStore
 from s3stream.objectstore.meter import MeteredStore
@@ -51,7 +51,7 @@ def test_patience_ends_when_the_store_is_fast_again() -> None:
 @pytest.mark.integration
 async def test_a_put_that_is_slower_than_its_first_time_out_is_done(s3_url: str, seaweedfs: SeaweedFs) -> None:
     data = bytes(range(256)) * 4096
-    with SlowProxy(seaweedfs.port, rate=500_000) as proxy:
+    with Proxy(seaweedfs.port, rate=500_000) as proxy:
         url = s3_url.replace(f":{seaweedfs.port}", f":{proxy.port}")
         store = await opening.open_store(url)
         assert isinstance(store, HedgingStore)

@@ -1,9 +1,10 @@
-"""A TCP proxy that can be cut: what a process behind a broken network sees of a server that is well.
+"""A TCP proxy of one server: what a process sees of it behind a network that is slow, or broken.
 
-    with CutProxy(server_port) as proxy:
+    with Proxy(server_port) as proxy:
         connect_to(proxy.port)
-        proxy.cut()      # packets are dropped: connections stay, nothing arrives, new ones are never answered
-        proxy.heal()     # what was held goes on
+        proxy.rate = 500_000   # bytes a second to the server, over all connections; answers come back unhindered
+        proxy.cut()            # packets are dropped: connections stay, nothing arrives, new ones are never answered
+        proxy.heal()           # what was held goes on
 
 `refuse` is the other way to be away: connections are reset, new ones refused. Runs in a thread with an event loop of
 its own.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import threading
 from types import TracebackType
@@ -21,21 +23,25 @@ _PIECE_SIZE = 65_536
 _TIMEOUT_S = 10.0
 
 
-class CutProxy:
-    """Listens on `port` of 127.0.0.1 from `__enter__` to `__exit__`, and before it refuses connections."""
+class Proxy:
+    """Listens on `port` of 127.0.0.1 from `__enter__` to `__exit__`, and before it refuses connections. `rate` may be
+    changed at any time; what went to the server is `passed`, in bytes."""
 
-    def __init__(self, target_port: int, port: int = 0) -> None:
+    def __init__(self, target_port: int, *, port: int = 0, rate: float = math.inf) -> None:
         self.target_port = target_port
         self.port = port
+        self.rate = rate
+        self.passed = 0
+        self._free_at = 0.0
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._stopping: asyncio.Event
         self._passes: asyncio.Event
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._run, name="cut-proxy", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
-    def __enter__(self) -> CutProxy:
+    def __enter__(self) -> Proxy:
         self._thread.start()
         assert self._ready.wait(_TIMEOUT_S)
         return self
@@ -94,8 +100,8 @@ class CutProxy:
             target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
             try:
                 await asyncio.gather(
-                    self._pass_on(reader, target_writer),
-                    self._pass_on(target_reader, writer),
+                    self._pass_on(reader, target_writer, to_server=True),
+                    self._pass_on(target_reader, writer, to_server=False),
                 )
             finally:
                 target_writer.close()
@@ -106,10 +112,20 @@ class CutProxy:
             self._connections.discard(task)
             writer.close()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool) -> None:
         while piece := await reader.read(_PIECE_SIZE):
             await self._passes.wait()
+            if to_server:
+                await self._wait_for_turn(len(piece))
+                self.passed += len(piece)
             writer.write(piece)
             await writer.drain()
         with contextlib.suppress(OSError):
             writer.write_eof()
+
+    async def _wait_for_turn(self, size: int) -> None:
+        """Connections take turns on one line of the given rate."""
+        now = self._loop.time()
+        self._free_at = max(now, self._free_at) + size / self.rate
+        if self._free_at > now:
+            await asyncio.sleep(self._free_at - now)
