@@ -105,7 +105,7 @@ def _notice(name: str, seeds: range, trace: bool) -> bool:
                 f"{name:32} noticed by seed {seed} (history {number}): {found.kind}: {found.detail[:200]}", flush=True
             )
             return True
-    guarded = f", guarded as well by: {REDUNDANT[name]}" if name in REDUNDANT else ""
+    guarded = f", guarded as well by: {REDUNDANT[name][0]}" if name in REDUNDANT else ""
     print(f"{name:32} not noticed by {len(seeds)} seeds{guarded}", flush=True)
     return name in REDUNDANT
 

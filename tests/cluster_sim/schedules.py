@@ -7,8 +7,10 @@ away (see `mutations`) the history ends in a violation.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from tests.cluster_sim.clients import Producer
+from tests.cluster_sim.holding import Hold
 from tests.cluster_sim.node import Node
 from tests.cluster_sim.services import at_once
 from tests.cluster_sim.world import World
@@ -63,14 +65,8 @@ async def recovery_overtaken(world: World) -> None:
     """Who recovers a dead broker's log is so slow that its claim ends; another one does it, leads and writes on. Then
     the first one's commit arrives: it lives, and was never fenced."""
     producer, leader = await _begin(world)
-    tail = world.holds.hold(leader, "commit_objects")
-    await _comes_true(world, lambda: tail.has("commit_objects"))
-    await _gets_on(world, producer)
-    others = _others(world, leader)
-    claims = {each: world.holds.hold(each, "claim_recovery") for each in others}
-    leader.kill()
-    await _comes_true(world, lambda: any(hold.kept for hold in claims.values()))
-    first, second = sorted(others, key=lambda each: not claims[each].kept)
+    claims = await _die_with_a_tail(world, producer, leader)
+    first, second = sorted(claims, key=lambda each: not claims[each].kept)
     slow = world.holds.hold(first, "commit_objects", "renew_lease")
     merciful = world.holds.hold(second, "fence_broker")
     claims[first].release()
@@ -83,6 +79,46 @@ async def recovery_overtaken(world: World) -> None:
     await asyncio.sleep(0.5)
     merciful.release()
     await _gets_on(world, producer)
+    await world.finish()
+
+
+async def recovery_by_two(world: World) -> None:
+    """A second broker wants to recover a dead one's log while the first, which has the claim, is at it."""
+    producer, leader = await _begin(world)
+    claims = await _die_with_a_tail(world, producer, leader)
+    first, second = sorted(claims, key=lambda each: not claims[each].kept)
+    slow = world.holds.hold(first, "commit_objects")
+    claims[first].release()
+    await _comes_true(world, lambda: slow.has("commit_objects"))
+    claims[second].release()
+    await asyncio.sleep(1.5)
+    slow.release()
+    await _gets_on(world, producer)
+    await world.finish()
+
+
+async def claimed_before_recovered(world: World) -> None:
+    """A dead broker's partitions have no leader for as long as nobody recovers its log."""
+    producer, leader = await _begin(world)
+    claims = await _die_with_a_tail(world, producer, leader)
+    await asyncio.sleep(2.0)
+    for hold in claims.values():
+        hold.release()
+    await _gets_on(world, producer)
+    await world.finish()
+
+
+async def resumed_without_news(world: World) -> None:
+    """A leader goes on after a pause, in which it was replaced; the first thing that it asks is not who leads."""
+    producer, leader = await _begin(world)
+    assert leader.process is not None
+    unaware = world.holds.hold(leader, "load_changes")
+    leader.process.pause()
+    await _comes_true(world, lambda: leader_of(world, producer) not in (leader, None))
+    await _gets_on(world, producer)
+    leader.process.go_on()
+    await _gets_on_at(world, producer, leader, 3.0)
+    unaware.release()
     await world.finish()
 
 
@@ -151,6 +187,17 @@ def leader_of(world: World, producer: Producer) -> Node | None:
     return world.nodes.get(world.topic().partitions[producer.partition].leader)
 
 
+async def _die_with_a_tail(world: World, producer: Producer, leader: Node) -> dict[Node, Hold]:
+    """What it has acknowledged is in its log only. The others are about to claim its recovery."""
+    tail = world.holds.hold(leader, "commit_objects")
+    await _comes_true(world, lambda: tail.has("commit_objects"))
+    await _gets_on(world, producer)
+    claims = {each: world.holds.hold(each, "claim_recovery") for each in _others(world, leader)}
+    leader.kill()
+    await _comes_true(world, lambda: any(hold.kept for hold in claims.values()))
+    return claims
+
+
 def _others(world: World, node: Node) -> list[Node]:
     return [each for each in world.nodes.values() if each is not node]
 
@@ -159,8 +206,9 @@ def _move(world: World, producer: Producer, target: Node) -> None:
     at_once(world.metadata.set_targets({world.topic().topic_id: {producer.partition: target.node_id}}))
 
 
-async def _comes_true(world: World, holds: object) -> None:
-    assert await world.until(holds, SETTLE_S), "the schedule cannot be kept"
+async def _comes_true(world: World, holds: Callable[[], bool]) -> None:
+    kept = await world.until(lambda: holds() or world.violations, SETTLE_S)
+    assert kept, "the schedule cannot be kept"
 
 
 async def _gets_on(world: World, producer: Producer) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, update
+from sqlalchemy import bindparam, false, update
 
 import s3stream.catalog.brokers
 import s3stream.catalog.leaders
 import s3stream.catalog.objects
 import s3stream.catalog.streams
-from s3stream.catalog.schema import STREAM_CLOSED, partitions, streams
+from s3stream.catalog.schema import STREAM_CLOSED, NowMs, brokers, partitions, streams
 from tests.cluster_sim import schedules
 from tests.cluster_sim.mutations.registry import SHARED, ZOMBIES, Change, mutation, nothing
 from tests.cluster_sim.world import Focus
@@ -48,7 +48,7 @@ def _offsets_not_continuous() -> list[Change]:
     Focus(wal_kinds=("shared",), lease_ms=1000),
     schedules.recovery_overtaken,
 )
-def _no_epoch_and_no_continuity() -> list[Change]:
+def commits_unchecked() -> list[Change]:
     return _stream_epoch_not_checked() + _offsets_not_continuous()
 
 
@@ -76,6 +76,36 @@ def _open_stream_taken() -> list[Change]:
         return original(tx, node_id, broker_epoch, stream_ids)
 
     return [(s3stream.catalog.streams, "open_streams", open_streams)]
+
+
+@mutation(
+    "left-open-claimed",
+    "partitions are claimed although their streams are open at a broker that is not recovered",
+    SHARED,
+    schedules.claimed_before_recovered,
+)
+def _left_open_claimed() -> list[Change]:
+    return [(s3stream.catalog.leaders, "_has_stream_in", lambda stream_ids: false())]
+
+
+@mutation(
+    "left-open-claimed-and-taken",
+    "partitions are claimed, and their streams opened, although a broker that is not recovered has them open",
+    SHARED,
+    schedules.claimed_before_recovered,
+)
+def _left_open_claimed_and_taken() -> list[Change]:
+    return _left_open_claimed() + _open_stream_taken()
+
+
+@mutation("fenced-may-renew", "a broker that was fenced may renew its lease", SHARED, schedules.resumed_without_news)
+def _fenced_may_renew() -> list[Change]:
+    def renew(tx: Any, node_id: int, epoch: int, lease_ms: int) -> bool:
+        its = (brokers.c.node_id == node_id, brokers.c.epoch == epoch)
+        tx.execute(update(brokers).where(*its).values(lease_end_ms=NowMs() + lease_ms))
+        return True
+
+    return [(s3stream.catalog.brokers, "renew", renew)]
 
 
 @mutation("leader-epoch-kept", "a new leader leads under the former one's epoch", Focus(("move", "kill")))

@@ -12,7 +12,8 @@ import wal.file.reading_along
 import wal.file.segments
 from s3stream.objectstore.slots import StoreSlots
 from tests.cluster_sim import schedules
-from tests.cluster_sim.mutations.registry import Change, mutation, nothing_async
+from tests.cluster_sim.mutations.catalog import commits_unchecked
+from tests.cluster_sim.mutations.registry import SHARED, Change, mutation, nothing_async
 from tests.cluster_sim.world import Focus
 from wal.api import WalRecord
 from wal.file.log import FileWal
@@ -143,7 +144,8 @@ def _other_log_recovered() -> list[Change]:
 @mutation(
     "claim-ignored",
     "a recovery is done although another broker has claimed it",
-    Focus(("kill", "slow_service", "slow_links"), (), ("shared",)),
+    SHARED,
+    schedules.recovery_by_two,
 )
 def _claim_ignored() -> list[Change]:
     original = s3stream.catalog.brokers.claim_recovery
@@ -153,3 +155,13 @@ def _claim_ignored() -> list[Change]:
         return True
 
     return [(s3stream.catalog.brokers, "claim_recovery", claim_recovery)]
+
+
+@mutation(
+    "claim-ignored-and-commits-unchecked",
+    "a recovery is done although another broker has claimed it, and commits are not checked",
+    SHARED,
+    schedules.recovery_by_two,
+)
+def _claim_ignored_and_commits_unchecked() -> list[Change]:
+    return _claim_ignored() + commits_unchecked()
