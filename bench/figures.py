@@ -56,8 +56,8 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure as it came out. A system's spread is (max - min) / median of its samples; `ratio` is to
-    `Target.against`, or to Kafka where there is no such target."""
+    """A figure as it came out. A system's spread is (max - min) / median of its samples, if there are several;
+    `ratio` is to `Target.against`, or to Kafka where there is no such target."""
 
     figure: Figure
     medians: dict[str, float]
@@ -113,7 +113,7 @@ class Results:
         spreads = {
             system: (max(values) - min(values)) / medians[system]
             for system, values in samples.items()
-            if medians[system]
+            if medians[system] and len(values) > 1
         }
         ours, target = medians.get(TAILRACE), figure.target
         base = self._base(figure.key, target.against if target is not None else KAFKA)

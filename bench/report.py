@@ -85,7 +85,7 @@ def verdicts(results: Results) -> list[str]:
     told = [f"{met} targets met, {len(rows) - met} not met, {len(unmeasured)} not measured"]
     for row in rows:
         times = "x" if row.figure.target is not None and row.figure.target.against is not None else row.figure.unit
-        spreads = ", ".join(f"{system} {spread:.0%}" for system, spread in row.spreads.items())
+        spreads = ", ".join(f"{system} {spread:.0%}" for system, spread in row.spreads.items()) or "unknown"
         told.append(
             f"  {row.verdict.value:8} {row.figure.key:14} {number(row.compared)} {times} "
             f"(target {row.figure.target}; spread {spreads})"

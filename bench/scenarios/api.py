@@ -11,7 +11,7 @@ from bench.systems import Run
 PRODUCED_PER_S, READ_PER_S = 92_000, 170_000
 """Records of 1 KiB a second, of a system on two busy cores."""
 SINGLES_PER_S = 14_000
-TOOL_S = 1.5
+TOOL_S = 2.0
 """The start of one of Kafka's tools."""
 START_S, CLUSTER_START_S = 6.0, 15.0
 """Of all systems, of one broker or three, with what ends them."""

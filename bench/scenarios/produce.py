@@ -150,4 +150,4 @@ def _load(run: Run, system: System, setting: Setting, topic: str, share: float =
     return _Load(produced, None if before is None or after is None else after - before)
 
 
-SCENARIO = Scenario("produce", "produce to one broker, as fast as it goes", FIGURES, run, seconds, rounds=5)
+SCENARIO = Scenario("produce", "produce to one broker, as fast as it goes", FIGURES, run, seconds, rounds=4)
