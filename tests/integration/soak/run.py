@@ -129,6 +129,7 @@ class Soak:
     directory: Path = field(init=False)
     counts: Counter[str] = field(default_factory=Counter)
     breaches: list[str] = field(default_factory=list)
+    _is_over: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> list[str]:
         """Returns what was not kept."""
@@ -201,6 +202,7 @@ class Soak:
         faults = threading.Thread(target=self._fail, args=(watch, rules), daemon=True)
         faults.start()
         self._wait(clients, brokers, watch)
+        self._is_over.set()
         faults.join()
         for client in (*producers, deleter, *readers):
             self._end(client)
@@ -247,12 +249,12 @@ class Soak:
         time.sleep(max(0.0, gone_at - time.monotonic()))
 
     def _fail(self, watch: Watch, rules: Path) -> None:
-        """Usual faults, and more of them for a sixth of the time. They end a tenth of the time before the end."""
+        """Usual faults, and more of them for a fifth of the time. They end a tenth of the time before the end."""
         began = time.monotonic()
         stops_at = began + 0.9 * self.plan.seconds
         cycle_s = min(120 * self.plan.scale, self.plan.seconds / 3)
         number = 0
-        while time.monotonic() < stops_at:
+        while time.monotonic() < stops_at and not self._is_over.is_set():
             rules.write_text(USUAL)
             self._sleep_until(min(stops_at, began + (number + 0.8) * cycle_s))
             if time.monotonic() < stops_at - cycle_s:
@@ -265,7 +267,7 @@ class Soak:
         rules.unlink()
 
     def _sleep_until(self, at: float) -> None:
-        time.sleep(max(0.0, at - time.monotonic()))
+        self._is_over.wait(max(0.0, at - time.monotonic()))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """What is watched while a soak runs: memory and descriptors of the brokers, live objects and what waits to be deleted.
 
-**Flat**: over the last quarter of the time a broker's resident memory is at most `RSS_GROWTH` and `RSS_SLACK` above its
-most in the quarter before the last half ended, and it has at most `FD_SLACK` more descriptors open. Before that caches
-fill up, and after outages a broker holds what it could not upload, within limits that are small here.
+**Flat**: over the last quarter of the time a broker's resident memory is at most `RSS_GROWTH` times and `RSS_SLACK`
+above the most of the second and third, and it has at most `FD_SLACK` more descriptors open. In the first, caches fill
+up; after outages a broker holds what it could not upload, within limits that are small here.
 
 **Live objects**: see `tests.s3stream.sim.day_bounds`; the same bounds with the real limits.
 """
