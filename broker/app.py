@@ -42,6 +42,7 @@ from broker.data_dir import DataDirError, check_data_dir, claim_data_dir, prepar
 from broker.failover import Failover
 from broker.fetch_memory import FetchMemory
 from broker.fetch_sessions import FetchSessions
+from broker.former_life import ProcessLock, lock_process
 from broker.handoff.leaving import leave
 from broker.handoff.mover import Mover
 from broker.lease import Lease
@@ -195,6 +196,8 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
     async with AsyncExitStack() as stack:
         prepare_data_dir(settings.data_dir)
         check_data_dir(settings.data_dir, settings.node_id)
+        process = await lock_process(settings.data_dir)
+        stack.callback(process.close)
         listening = stack.enter_context(_bind(settings.listen))
         address = Address(settings.listen.host, listening.getsockname()[1])
         turning_away = TurningAway(listening)
@@ -209,7 +212,8 @@ async def running_broker(settings: Settings, ending: Ending) -> AsyncIterator[Ru
         stack.push_async_callback(backup.stop)
         claim_data_dir(settings.data_dir, catalog.cluster_id, settings.node_id)
 
-        epoch, lease = await _register(stack, catalog, store, settings, _advertised(settings, address), ending)
+        advertised = _advertised(settings, address)
+        epoch, lease = await _register(stack, catalog, store, settings, advertised, ending, process)
         storage = await _open_storage(stack, catalog, store, settings, epoch, lease, ending)
         services = await _open_services(stack, catalog, storage, settings, config, epoch, ending, meter)
         backup.follow(services.image.subscribe, lambda: services.image.controller_id == settings.node_id)
@@ -300,11 +304,13 @@ async def _register(
     settings: Settings,
     advertised: Address,
     ending: Ending,
+    process: ProcessLock,
 ) -> tuple[int, Lease]:
     """Take this node's place: fence, register, hold the lease, recover what is left. Returns the broker epoch."""
     own_wal = await fence_own_wal(settings.wal_url, catalog.cluster_id)
     try:
-        epoch, asked_at = await register(catalog, settings, advertised, own_wal)
+        epoch, asked_at = await register(catalog, settings, advertised, own_wal, process.ended_epoch)
+        process.name(epoch)
         lease = Lease(catalog, settings.node_id, epoch, settings.lease_ms, asked_at, ending.fail)
         lease.start()
         stack.push_async_callback(lease.stop)

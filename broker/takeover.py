@@ -89,16 +89,24 @@ async def _when_free(wal_url: str, take: Callable[[], Awaitable[T]]) -> T:
 
 
 async def register(
-    catalog: Catalog, settings: Settings, advertised: Address, own_wal: RecoverableWal | None
+    catalog: Catalog,
+    settings: Settings,
+    advertised: Address,
+    own_wal: RecoverableWal | None,
+    ended_epoch: int | None = None,
 ) -> tuple[int, float]:
     """Register this node; returns its broker epoch and when (`lease_clock`) it asked.
 
-    A former registration of this node id is ended first: at once if its log (`own_wal`, or the one at its address)
-    proves that it is out, else when its lease has run out. Raises TakeoverError if it is alive.
+    A former registration of this node id is ended first: at once if its process has ended (`ended_epoch` is its epoch)
+    or its log (`own_wal`, or the one at its address) proves that it is out, else when its lease has run out. Raises
+    TakeoverError if it is alive.
     """
     former = next((broker for broker in await catalog.brokers() if broker.node_id == settings.node_id), None)
     if former is not None and not former.closed:
-        await _end_former(catalog, former, settings, own_wal)
+        if former.epoch == ended_epoch:
+            await catalog.fence_broker(former.node_id, former.epoch)
+        else:
+            await _end_former(catalog, former, settings, own_wal)
     asked_at = lease_clock()
     incarnation: UUID = uuid4()
     registered = await catalog.register_broker(

@@ -76,11 +76,12 @@ class Cluster:
         wal = await read_wal(self.settings(node_id).wal_url)
         return [record for chunk in [chunk async for chunk in wal.records()] for record in chunk]
 
-    async def start_again(self, node_id: int) -> None:
+    async def start_again(self, node_id: int, ended_epoch: int | None = None) -> None:
         """A new process of this node, up to where its log is recovered."""
         own_wal = await fence_own_wal(self.settings(node_id).wal_url, self.catalog.cluster_id)
         settings = self.settings(node_id)
-        self.epochs[node_id], _ = await register(self.catalog, settings, Address("127.0.0.1", 1), own_wal)
+        address = Address("127.0.0.1", 1)
+        self.epochs[node_id], _ = await register(self.catalog, settings, address, own_wal, ended_epoch)
         await recover_logs(self.catalog, self.store, settings, self.epochs[node_id], own_wal)
 
     def die(self, node_id: int) -> None:
@@ -438,6 +439,19 @@ async def test_a_starting_broker_leaves_the_recovery_of_its_log_to_who_is_at_it(
     await log.close()
 
 
+async def test_a_start_waits_for_no_lease_of_a_process_that_has_ended(object_cluster: Cluster) -> None:
+    cluster = object_cluster
+    stream_id = await cluster.serve(1, lease_ms=HOUR_MS)
+    former = cluster.epochs[1]
+    async with asyncio.timeout(5):
+        await cluster.start_again(1, ended_epoch=former)
+    assert await cluster.end_offset(stream_id) == 3
+    log = await open_log(cluster.settings(1).wal_url, cluster.epochs[1], cluster.catalog.cluster_id)
+    with pytest.raises(WalError):
+        await cluster.append(1, stream_id, 3)  # a request of it that was on its way
+    await log.close()
+
+
 async def test_the_log_of_a_living_broker_at_the_own_address_is_left_alone(object_cluster: Cluster) -> None:
     cluster = object_cluster
     await cluster.serve(1)
@@ -642,7 +656,8 @@ async def test_a_broker_that_stays_gone_is_looked_at_less_and_less_often(monkeyp
     await watch.close()
 
 
-async def test_who_never_listened_is_not_gone() -> None:
+async def test_who_never_listened_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.peer_watch.RETRY_S", 0.01)
     lost = asyncio.Event()
     watch = PeerWatch(lost.set)
     closed = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
