@@ -2,8 +2,9 @@
 
 After a change of topics, partitions, brokers or configs one is written within `CHANGE_DELAY_S`, but not more often than
 each `INTERVAL_MIN_S`; what changes without being told (stream epochs, starts, producer ids) is looked at each
-`LOOK_INTERVAL_S`, and written if it differs. An idle cluster writes nothing. A failure is logged once and tried again:
-nobody waits for a snapshot.
+`LOOK_INTERVAL_S`, and written if it differs. While objects are uploaded one is written each `OBJECTS_INTERVAL_MS` at
+least, which tells a database of before from the present one. An idle cluster writes nothing. A failure is logged once
+and tried again: nobody waits for a snapshot.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol
 import structlog
 
 from s3stream.catalog.api import CatalogError
+from s3stream.catalog.schema import OBJECT_ID
 from s3stream.catalog.snapshot import Snapshot, encode_snapshot
 from s3stream.objectstore.api import ObjectStore, StoreError
 from s3stream.rebuild.snapshots import snapshot_key, snapshot_keys
@@ -27,6 +29,8 @@ log = structlog.get_logger()
 CHANGE_DELAY_S = 0.5
 INTERVAL_MIN_S = 5.0
 LOOK_INTERVAL_S = 60.0
+OBJECTS_INTERVAL_MS = 300_000
+"""Shorter than an object is kept that was replaced at once (`StorageSettings.retired_age_ms`)."""
 KEPT_COUNT = 8
 LAST_WRITE_S = 2.0
 """How long a stopping broker tries to write the last one."""
@@ -50,8 +54,9 @@ class MetadataBackup:
         self._node_id = node_id
         self._is_writer: Callable[[], bool] = lambda: True
         self._changed = asyncio.Event()
-        self._written = b""
-        """The fingerprint of what was written last."""
+        self._fingerprint = b""
+        """Of what was written last."""
+        self._written_at_ms = self._written_id = 0
         self._keys: list[str] | None = None
         self._failing = False
         self._task: asyncio.Task[None] | None = None
@@ -102,17 +107,23 @@ class MetadataBackup:
         return is_written
 
     async def write(self) -> bool:
-        """Write one, if it would differ from the last. Raises CatalogError, StoreError."""
+        """Write one, if it would differ enough from the last. Raises CatalogError, StoreError."""
         snapshot = await self._source.snapshot()
         fingerprint = await self._offload(snapshot.fingerprint)
-        if fingerprint == self._written:
+        if fingerprint == self._fingerprint and not self._is_behind(snapshot):
             return False
         data = await self._offload(partial(encode_snapshot, snapshot))
         key = snapshot_key(snapshot, self._node_id)
         await self._store.put(key, [data])
-        self._written = fingerprint
+        self._written_at_ms, self._written_id = snapshot.taken_at_ms, snapshot.counter(OBJECT_ID)
+        self._fingerprint = fingerprint
         await self._prune(key)
         return True
+
+    def _is_behind(self, snapshot: Snapshot) -> bool:
+        """The last one does not know of objects that were uploaded a while ago."""
+        age_ms = snapshot.taken_at_ms - self._written_at_ms
+        return snapshot.counter(OBJECT_ID) > self._written_id and age_ms >= OBJECTS_INTERVAL_MS
 
     async def _prune(self, key: str) -> None:
         if self._keys is None:

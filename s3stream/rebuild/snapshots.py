@@ -10,16 +10,21 @@ greatest time: a new database may have a clock that is behind that of the former
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 
 from s3stream.catalog.api import CatalogError
+from s3stream.catalog.objects import object_key
 from s3stream.catalog.schema import OBJECT_ID
 from s3stream.catalog.snapshot import Snapshot, SnapshotUnreadable, decode_snapshot
 from s3stream.objectstore.api import ObjectExists, ObjectMissing, ObjectStore, StoreUnreachable
 
 OWNER_KEY = "metadata/owner"
 SNAPSHOT_PREFIX = "metadata/snapshots/"
+PROBED_COUNT = 64
+"""Brokers take ids some at a time and use them in order, so that not every one after the last of an older database is
+used, but some of the next are."""
 _KEY = re.compile(SNAPSHOT_PREFIX + r"[0-9a-f]{16}-[0-9a-f]{16}-\d+\Z")
 
 
@@ -63,15 +68,26 @@ def snapshot_key(snapshot: Snapshot, node_id: int) -> str:
 
 async def require_newer(store: ObjectStore, last_object_id: Callable[[], Awaitable[int]]) -> None:
     """Refuse a database that is older than what the bucket knows of it: ids would be given out twice, and objects
-    overwritten. Raises ForeignBucket, StoreError, CatalogError."""
+    overwritten. Snapshots tell of one that is older than some minutes, the objects themselves of what came after it.
+    Raises ForeignBucket, StoreError, CatalogError."""
     keys = await snapshot_keys(store)
     known = _object_id_and_time(keys[-1])[0] if keys else 0
-    # asked after the listing: other brokers take ids and write snapshots meanwhile
-    if known > await last_object_id():
+    last = await last_object_id()
+    if known <= last:
+        known = await _last_object_after(store, last)
+    # asked after looking: other brokers take ids, upload, and write snapshots meanwhile
+    if known > last and known > await last_object_id():
         raise ForeignBucket(
             "the metadata database is older than the objects (restored from a backup?), and brokers would overwrite "
             "some: make a new one with tailrace rebuild-catalog"
         )
+
+
+async def _last_object_after(store: ObjectStore, object_id: int) -> int:
+    """Of the next few objects; 0 if there is none of them."""
+    ids = range(object_id + 1, object_id + 1 + PROBED_COUNT)
+    sizes = await asyncio.gather(*(store.head(object_key(each)) for each in ids))
+    return max((each for each, size in zip(ids, sizes, strict=True) if size is not None), default=0)
 
 
 async def snapshot_keys(store: ObjectStore) -> list[str]:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from s3stream.catalog.api import CatalogUnreachable
-from s3stream.catalog.schema import COUNTERS, SCHEMA_VERSION, counters
+from s3stream.catalog.schema import CHANGE_SEQ, COUNTERS, OBJECT_ID, SCHEMA_VERSION, counters
 from s3stream.catalog.snapshot import Snapshot
 from s3stream.objectstore.faults import FaultyStore, parse_rules
 from s3stream.objectstore.memory import MemoryStore
@@ -22,6 +22,7 @@ class Source:
 
     def __init__(self) -> None:
         self.seq = 1
+        self.object_id = 0
         self.down = False
         self.asked = 0
         self.listeners: list[Callable[[object], None]] = []
@@ -31,7 +32,8 @@ class Source:
         if self.down:
             raise CatalogUnreachable("away")
         now_ms = int(asyncio.get_running_loop().time() * 1000)
-        rows = [[name, self.seq if name == "change_seq" else value] for name, value in COUNTERS.items()]
+        values = COUNTERS | {CHANGE_SEQ: self.seq, OBJECT_ID: self.object_id}
+        rows = [[name, value] for name, value in values.items()]
         return Snapshot("cluster", SCHEMA_VERSION, now_ms, {counters.name: (["name", "value"], rows)})
 
     def change(self) -> None:
@@ -86,6 +88,20 @@ async def test_nothing_is_written_while_nothing_changes() -> None:
     assert len(await snapshot_keys(store)) == 1
     await backup.stop()
     assert len(await snapshot_keys(store)) == 1
+
+
+@virtual
+async def test_while_objects_are_uploaded_the_newest_one_knows_of_all_but_the_latest() -> None:
+    source, store = Source(), MemoryStore()
+    backup = begin(source, store)
+    for minute in range(60):
+        source.object_id = 1 + 60 * minute
+        await asyncio.sleep(60)
+    found = await newest_snapshot(store)
+    assert found is not None
+    assert found[1].counter(OBJECT_ID) >= source.object_id - 60 * 7
+    assert len({key.split("/")[-1] for key in await snapshot_keys(store)}) == KEPT_COUNT
+    await backup.stop()
 
 
 @virtual

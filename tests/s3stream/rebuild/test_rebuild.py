@@ -290,6 +290,33 @@ async def test_a_snapshot_of_another_broker_during_a_start_refuses_nobody(world:
     await world.storage.close()
 
 
+async def test_a_database_of_a_moment_ago_is_refused_by_what_was_uploaded_since(world: World) -> None:
+    async def a_moment_ago() -> int:
+        return 0
+
+    assert await world.store.head(object_key(1)) is not None
+    assert await snapshot_keys(world.store) == []
+    await require_newer(world.store, world.catalog.last_object_id)
+    with pytest.raises(ForeignBucket, match="older"):
+        await require_newer(world.store, a_moment_ago)
+    await world.storage.close()
+
+
+async def test_uploads_of_another_broker_during_a_start_refuse_nobody(world: World) -> None:
+    last = await world.catalog.last_object_id()
+
+    class Busy(MemoryStore):
+        """Another broker takes ids and uploads while it is looked at."""
+
+        async def head(self, key: str) -> int | None:
+            if await world.catalog.last_object_id() == last:
+                await world.catalog.prepare_objects(NODE, world.epoch, 10)
+            return 5 if key == object_key(last + 3) else None
+
+    await require_newer(Busy(), world.catalog.last_object_id)
+    await world.storage.close()
+
+
 async def test_a_store_without_conditional_puts_is_claimed_too(world: World) -> None:
     class Plain(MemoryStore):
         async def put_if_absent(self, key: str, pieces: Sequence[Buffer]) -> None:
