@@ -221,7 +221,8 @@ class Compactor:
             unsettled = located[count_settled(sizes, mergeable, self._limits) :]
             if not is_last and len(unsettled) == LOOK_COUNT:
                 unsettled = located[-2 * self._limits.run_count_max :]
-            offset = unsettled[0][0].start_offset if unsettled else offset
+            if located:
+                offset = unsettled[0][0].start_offset if unsettled else located[-1][0].end_offset
             if is_last:
                 self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), offset)
             await asyncio.sleep(0)

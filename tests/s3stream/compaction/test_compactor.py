@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from s3stream.api import FetchResult
+from s3stream.committed_ranges import CommittedRanges
+from s3stream.compaction import compactor as compactor_module
 from s3stream.compaction.plan import Limits
 from s3stream.object.writer import Batch
 from s3stream.stream import S3Stream
@@ -247,3 +250,26 @@ async def test_what_another_broker_rewrote_is_noticed_and_does_not_keep_neighbou
         live = {info.object_id for info in await rig.catalog.live_objects([stream.stream_id])}
         assert {ref.object_id for _, ref in stream.committed_ranges.located(stream.stream_id, 0, NEVER)} == live
         assert (await read_all(stream))[: len(data)] == data
+
+
+@virtual
+async def test_a_look_at_a_long_row_of_large_ranges_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compactor_module, "LOOK_COUNT", 4)
+    looks: list[int] = []
+    located = CommittedRanges.located
+
+    def counted(self: CommittedRanges, stream_id: int, start: int, end: int, count_max: int = NEVER) -> Any:
+        looks.append(start)
+        assert len(looks) < 100
+        return located(self, stream_id, start, end, count_max)
+
+    monkeypatch.setattr(CommittedRanges, "located", counted)
+    rig = rig_of(1)
+    async with running(rig) as streams:
+        await write(rig, streams, 13, size=2_000)
+        assert await settle(rig) == 0
+        assert ranges_of(streams[0]) == 13
+        seen = len(looks)
+        await write(rig, streams, 1, size=2_000)
+        await settle(rig)
+        assert looks[seen] == streams[0].committed_ranges.info(12).end_offset, "what is settled is looked at again"
