@@ -330,6 +330,7 @@ def main() -> None:
     options = parser.parse_args()
     print(f"seed {options.seed}")
     directory = options.keep or Path(tempfile.mkdtemp(prefix="fencing-drill-"))
+    directory.chmod(0o711)  # run by root, PostgreSQL is another user
     try:
         with ExitStack() as stack:
             servers = start_servers(stack, directory)
