@@ -6,7 +6,7 @@
         proxy.cut()            # packets are dropped: connections stay, nothing arrives, new ones are never answered
         proxy.heal()           # what was held goes on
 
-`refuse` is the other way to be away: connections are reset, new ones refused. Runs in a thread with an event loop of
+`refuse` is the other way to be away: connections end, new ones are refused. Runs in a thread with an event loop of
 its own.
 """
 

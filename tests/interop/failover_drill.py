@@ -174,7 +174,8 @@ class Drill:
         return {index: partition.leader for index, partition in partitions.items()}
 
     def _coordinator(self) -> int:
-        described = self._admin().describe_consumer_groups([GROUP])[GROUP].result(30)
+        admin = self._admin()  # its answers never come once it is collected
+        described = admin.describe_consumer_groups([GROUP])[GROUP].result(30)
         return int(described.coordinator.id)
 
 
