@@ -138,6 +138,16 @@ async def cut_off_from_the_catalog(world: World) -> None:
     await world.finish()
 
 
+async def flush_after_the_lease(world: World) -> None:
+    """A leader is cut off from the catalog while its disk takes longer than its lease to write what it was sent."""
+    _, leader = await _begin(world)
+    assert leader.disk is not None
+    leader.disk.slow_s, leader.disk.stall_share = 4.0, 1.0
+    world.network.block((leader.host, "catalog"))
+    await asyncio.sleep(6.0)
+    await world.finish()
+
+
 async def answer_to_handing_over_is_late(world: World) -> None:
     """The catalog hands a partition over long after its leader has given up waiting for the answer."""
     producer, leader = await _begin(world)
@@ -148,6 +158,15 @@ async def answer_to_handing_over_is_late(world: World) -> None:
     await world.until(lambda: producer.acknowledged_count > before, UNANSWERED_S)
     late.release()
     await asyncio.sleep(1.0)
+    await world.finish()
+
+
+async def moved_there_and_back(world: World) -> None:
+    """A partition is handed over, and comes back later: who led it has let go of it meanwhile."""
+    producer, leader = await _begin(world)
+    for target in (_others(world, leader)[0], leader):
+        _move(world, producer, target)
+        await _comes_true(world, lambda target=target: leader_of(world, producer) is target)
     await world.finish()
 
 

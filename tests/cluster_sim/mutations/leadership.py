@@ -14,7 +14,7 @@ from broker.partitions import Partitions
 from s3stream.catalog.api import CatalogError
 from s3stream.storage import S3Storage
 from tests.cluster_sim import schedules
-from tests.cluster_sim.mutations.registry import SHARED, ZOMBIES, Change, mutation, nothing, nothing_async
+from tests.cluster_sim.mutations.registry import SHARED, Change, mutation, nothing, nothing_async
 from tests.cluster_sim.world import Focus
 
 
@@ -91,7 +91,12 @@ def _park_forgotten() -> list[Change]:
     return [(Parking, "release", nothing)]
 
 
-@mutation("partition-stays", "a broker goes on with a partition that the catalog has given to another one", ZOMBIES)
+@mutation(
+    "partition-stays",
+    "a broker goes on with a partition that the catalog has given to another one",
+    SHARED,
+    schedules.moved_there_and_back,
+)
 def _partition_stays() -> list[Change]:
     return [
         (Partitions, "_topic_changed", lambda self, topic: any(self._is_missing(topic, p) for p in topic.partitions))

@@ -21,17 +21,26 @@ def _lease_not_checked() -> list[Change]:
     return [(Lease, "is_held", lambda self: True)]
 
 
-@mutation("lease-checked-before-flush", "the lease is looked at when a batch is appended, not after the flush", ZOMBIES)
+@mutation(
+    "lease-checked-before-flush",
+    "the lease is looked at when a batch is appended, not after the flush",
+    Focus(wal_kinds=("shared", "volume"), lease_ms=1000),
+    schedules.flush_after_the_lease,
+)
 def _lease_checked_before_flush() -> list[Change]:
     append, on_durable = S3Stream.append, AppendLog.on_durable
-    was_held: dict[int, bool] = {}
+    held_up_to: dict[int, int] = {}
 
     def ask_and_append(self: S3Stream, data: Any, count: int, max_timestamp: int) -> int:
-        was_held[id(self._append_log)] = self._append_log._may_confirm()
-        return append(self, data, count, max_timestamp)
+        base_offset = append(self, data, count, max_timestamp)
+        if self._append_log._may_confirm():
+            held_up_to[id(self._append_log)] = self._append_log.pending[-1][0]
+        return base_offset
 
     def confirm_if_it_was_held(self: AppendLog, position: int) -> None:
-        asked, self._may_confirm = self._may_confirm, lambda: was_held.get(id(self), True)
+        asked = self._may_confirm
+        if position <= held_up_to.get(id(self), -1):
+            self._may_confirm = lambda: True
         try:
             on_durable(self, position)
         finally:
