@@ -56,6 +56,9 @@ def run_drill(
     objects: Annotated[str, typer.Option(metavar="O", help="Object store: local or s3.")] = "local",
     seed: Annotated[int, typer.Option(metavar="S", help="Who is hit, and when; counts up from run to run.")] = 1,
     runs: Annotated[int, typer.Option(metavar="N", min=1, help="How often; the worst one counts.")] = 1,
+    times: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How often in each run, to the same cluster; the worst one counts.")
+    ] = 1,
     held: Annotated[str, typer.Option(metavar="SIZE", help="Old data where a drill needs it: 256M, 2G.")] = "256M",
     pace: Annotated[float, typer.Option(metavar="F", min=0.1, help="Factor of all waiting times: 0.3 is short.")] = 1.0,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures here.")] = None,
@@ -81,6 +84,7 @@ def run_drill(
         held=_size(held),
         keep=keep,
         pace=pace,
+        times=times,
     )
     chosen = [drill for drill in drills if _fits(drill, options, alone=name != "all")]
     reports = _run_all(chosen, options, runs)
@@ -114,6 +118,8 @@ def _fits(drill: Drill, options: Options, *, alone: bool) -> bool:
         reason = "it starts and ends brokers, so it needs a cluster of its own (no --bootstrap)"
     elif drill.objects not in (None, options.setup.objects):
         reason = f"it needs --objects {drill.objects}"
+    elif options.times > 1 and not drill.repeatable:
+        reason = "it leaves the cluster changed, so it cannot be done to it again (--runs instead of --times)"
     if reason is not None and alone:
         raise typer.BadParameter(f"{drill.name}: {reason}", param_hint="NAME")
     return reason is None

@@ -27,6 +27,8 @@ class Options:
     keep: bool = False
     pace: float = 1.0
     """Factor of all waiting times, for a short form."""
+    times: int = 1
+    """How often it is done to the same cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Drill:
     scenario: Callable[[Run], Awaitable[None]]
     brokers: int = 3
     needs_processes: bool = True
+    repeatable: bool = False
+    """It leaves the cluster as it found it, so that it can be done to it again."""
     throttled: bool = False
     """The store is behind a proxy."""
     objects: str | None = None

@@ -71,6 +71,8 @@ class Load:
         self._clients: list[Client] = []
         self._counts = [0] * partitions
         self._unanswered = 0
+        self._filled = 0
+        """Records of ballast in each partition."""
         self._ballast = 0
         """Records of ballast that are not acknowledged yet."""
         self._generator: asyncio.Task[None] | None = None
@@ -100,10 +102,11 @@ class Load:
         self._generator = asyncio.create_task(self._generate(), name="load")
 
     async def fill(self, size: int) -> None:
-        """Records of about 1 MiB, the same number in each partition, `size` bytes in all; returns when they are
-        acknowledged."""
+        """Records of about 1 MiB, the same number in each partition, up to `size` bytes in all with what was filled in
+        before; returns when they are acknowledged."""
         per_place = max(size // BALLAST_SIZE // len(self.places), 1)
-        for number in range(per_place):
+        filled, self._filled = self._filled, per_place
+        for number in range(filled, per_place):
             for place in self.places:
                 await self._until_ballast(BALLAST_AHEAD - 1)
                 self._ballast += 1

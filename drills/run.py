@@ -178,7 +178,8 @@ class Run:
         failure = ""
         try:
             await self._start()
-            await self.drill.scenario(self)
+            for _ in range(self.options.times):
+                await self.drill.scenario(self)
             await self._judge()
         except EXPECTED_FAILURES as error:
             failure = _one_line(error)

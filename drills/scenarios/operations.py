@@ -81,6 +81,11 @@ async def scale_in(run: Run) -> None:
         run.say(f"it is stopped, exit code {code}")
         await run.wait(3)
     run.promise("longest time without an acknowledgement in the stop", run.gap_s(stopped), GAP_MAX_S)
+    async with run.phase("back again") as back:
+        await run.tailrace("brokers", "undrain", str(node))
+        await run.cluster.start_again(node)
+        await run.wait(3)
+    run.promise("longest time without an acknowledgement when it is back", run.gap_s(back), GAP_MAX_S)
 
 
 async def reassign(run: Run) -> None:
@@ -118,12 +123,14 @@ DRILLS = (
         "A broker that leads is stopped (SIGTERM) under load.",
         "no acknowledgement missing for more than 0.3 s; nothing lost",
         controlled_stop,
+        repeatable=True,
     ),
     Drill(
         "rolling-restart",
         "One broker after the other is stopped and started again.",
         "no acknowledgement missing for more than 0.3 s; nothing lost",
         rolling_restart,
+        repeatable=True,
     ),
     Drill(
         "scale-out",
@@ -134,9 +141,10 @@ DRILLS = (
     ),
     Drill(
         "scale-in",
-        "A broker is drained (tailrace brokers drain), then stopped.",
+        "A broker is drained (tailrace brokers drain), stopped, and comes back.",
         "no acknowledgement missing for more than 0.3 s; nothing lost",
         scale_in,
+        repeatable=True,
     ),
     Drill(
         "reassign",
@@ -144,6 +152,7 @@ DRILLS = (
         "no acknowledgement missing for more than 0.3 s; only the tail moves",
         reassign,
         needs_processes=False,
+        repeatable=True,
         env=WITHOUT_COMPACTION,
     ),
 )

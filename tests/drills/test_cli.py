@@ -32,6 +32,7 @@ def test_every_drill_says_what_it_promises_and_is_in_the_guide() -> None:
         (["reassign", "--bootstrap", "nowhere"], "is not HOST:PORT"),
         (["slow-store"], "needs --objects s3"),
         (["reassign", "--held", "much"], "is not a size"),
+        (["scale-out", "--times", "2"], "leaves the cluster changed"),
     ],
 )
 def test_a_wrong_call_is_told_with_exit_code_2(arguments: list[str], words: str) -> None:
