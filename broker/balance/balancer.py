@@ -11,7 +11,7 @@ Moves for the sake of load are made when a look after a while says the same, so 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +36,11 @@ log = structlog.get_logger()
 LOOK_INTERVAL_S = 5.0
 PAUSE_S = 0.2
 """Between two looks, whatever happens."""
+PLANNED_AHEAD = 20
+"""A plan has so many times the moves that may be under way at a time: with thousands of partitions it is long in the
+making."""
+PLAN_LASTS_S = 10.0
+"""Then, or when brokers come, go or begin to drain, another one is made."""
 _EFFORT_MAX = 0.1
 """Of the time may be spent on planning."""
 SILENT_PAUSE_S = 0.5
@@ -88,6 +93,9 @@ class Balancer:
         self._woken = asyncio.Event()
         self._uneven_since: float | None = None
         self._effort_s = 0.0
+        self._planned: deque[Move] = deque()
+        self._planned_for: tuple[object, float] = (None, 0.0)
+        """What the plan was made for (`_standing`), and when."""
         self.asked_for: dict[Key, Move] = {}
         """Moves that this broker has asked for and that are not made yet."""
         self._task = BackgroundTask(self._run, "balancer")
@@ -126,12 +134,13 @@ class Balancer:
             brokers.append(BrokerState(each.node_id, each.node_id in draining, accepts, load))
         return Picture(brokers, await self._partitions(loads, now_s), loads)
 
-    async def plan(self, picture: Picture) -> list[Move]:
-        """What should be moved next. In a thread, because of many partitions it takes a while."""
+    async def plan(self, picture: Picture, ahead: int = 1) -> list[Move]:
+        """What should be moved next, up to `ahead` times what may be under way. In a thread, because of many partitions
+        it takes a while."""
         bounds = Bounds(
             partitions_percentage=self._config.tailrace_balance_partitions_percentage,
             load_percentage=self._config.tailrace_balance_load_percentage,
-            moves_max=self._config.tailrace_balance_moves_max,
+            moves_max=self._config.tailrace_balance_moves_max * ahead,
             only_drain=not self.enabled,
         )
         started = self._clock()
@@ -205,11 +214,35 @@ class Balancer:
         if not self.acts or len(self._image.brokers()) < 2:
             self._uneven_since = None
             return LOOK_INTERVAL_S
-        picture = await self.look()
-        moves = [each for each in self._due(await self.plan(picture), now_s) if self._still_stands(each)]
-        if moves:
+        next_look_s = LOOK_INTERVAL_S
+        if not self._goes_on_as_planned(now_s):
+            self._planned_for = self._standing(), now_s
+            picture = await self.look()
+            self._planned = deque(self._due(await self.plan(picture, PLANNED_AHEAD), now_s))
+            if len(picture.loads) < len(picture.brokers):
+                next_look_s = SILENT_PAUSE_S
+        if moves := self._next_planned():
             await self._ask_for(moves)
-        return LOOK_INTERVAL_S if len(picture.loads) == len(picture.brokers) else SILENT_PAUSE_S
+        return next_look_s
+
+    def _goes_on_as_planned(self, now_s: float) -> bool:
+        """There are moves of the last plan left, and the brokers are still those that it was made for."""
+        standing, planned_at = self._planned_for
+        return bool(self._planned) and now_s - planned_at < PLAN_LASTS_S and standing == self._standing()
+
+    def _standing(self) -> object:
+        """What of the brokers makes another plan necessary when it changes."""
+        alive = {(each.node_id, each.epoch) for each in self._image.brokers()}
+        return alive, {each.node_id for each in self._image.receivers()}, self._image.draining(), self.enabled
+
+    def _next_planned(self) -> list[Move]:
+        """Of the plan, as many as may be under way beside those that are."""
+        moving = sum(part.target is not None for topic in self._image.topics() for part in topic.partitions)
+        moves: list[Move] = []
+        while self._planned and moving + len(moves) < self._config.tailrace_balance_moves_max:
+            if self._still_stands(move := self._planned.popleft()):
+                moves.append(move)
+        return moves
 
     def _due(self, moves: list[Move], now_s: float) -> list[Move]:
         if not moves or moves[0].goal is not Goal.LOAD:
@@ -220,9 +253,11 @@ class Balancer:
         return moves if now_s - self._uneven_since >= LOAD_PATIENCE_S else []
 
     def _still_stands(self, move: Move) -> bool:
-        """Nobody has moved it, or asked for another move, while the plan was made."""
+        """Nobody has moved it, asked for another move, or assigned it to others, since the plan was made."""
         info = self._partition(move.key)
-        return info is not None and info.leader == move.source and info.target is None
+        if info is None or info.leader != move.source or info.target is not None:
+            return False
+        return not info.replicas or move.target in info.replicas or move.goal is Goal.DRAIN
 
     async def _ask_for(self, moves: Sequence[Move]) -> None:
         targets: defaultdict[UUID, dict[int, int | None]] = defaultdict(dict)

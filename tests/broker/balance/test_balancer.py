@@ -124,6 +124,43 @@ async def test_no_more_is_on_the_move_than_is_allowed(world: World) -> None:
     assert await world.settle() == 12
 
 
+async def test_what_is_planned_is_moved_bit_by_bit_while_the_brokers_are_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[int] = []
+    original = world.balancer.plan
+
+    async def counted(picture: Picture, ahead: int = 1) -> list[Move]:
+        plans.append(len(picture.brokers))
+        return await original(picture, ahead)
+
+    monkeypatch.setattr(world.balancer, "plan", counted)
+    await world.configure(tailrace_balance_moves_max="3")
+    await world.create("t", 30)
+    await world.join(2)
+    for _ in range(4):
+        await world.balancer.act()
+        assert await world.hand_over() == 3
+    assert plans == [2]
+    await world.join(3)
+    await world.settle()
+    assert plans[:2] == [2, 3]
+    assert world.led() == {1: 10, 2: 10, 3: 10}
+
+
+async def test_what_is_assigned_after_the_plan_was_made_is_not_moved_away(world: World) -> None:
+    await world.configure(tailrace_balance_moves_max="1")
+    await world.create("t", 6)
+    await world.join(2)
+    await world.balancer.act()
+    topic = world.node.image.topic("t")
+    assert topic is not None
+    stays = {each.index: (1,) for each in topic.partitions if each.target is None}
+    await world.node.catalog.set_replicas({topic.topic_id: stays})
+    assert await world.hand_over() == 1
+    assert await world.settle() == 0
+
+
 async def test_a_drained_broker_leads_nothing_and_gets_nothing_until_it_is_undrained(world: World) -> None:
     await world.join(2)
     await world.create("t", 10)
@@ -167,8 +204,8 @@ async def test_what_somebody_else_asks_for_while_a_plan_is_made_is_not_overwritt
 
     original = world.balancer.plan
 
-    async def plan_while_others_act(picture: Picture) -> list[Move]:
-        moves = await original(picture)
+    async def plan_while_others_act(picture: Picture, ahead: int = 1) -> list[Move]:
+        moves = await original(picture, ahead)
         await world.node.catalog.set_replicas({topic.topic_id: {mine: (2,)}})
         await world.node.image.refresh()
         return [move._replace(target=3) for move in moves]
