@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, Select, and_, delete, insert, or_, select
 
 from s3stream.catalog.api import NewTopic, PartitionInfo, TopicExists, TopicInfo, UnknownTopic
 from s3stream.catalog.locks import begin_change, chunks, record_changes, take
@@ -26,6 +26,8 @@ from s3stream.catalog.schema import (
 
 TOPIC = "topic"
 """The resource type of topic configs."""
+PAGE_COUNT = 1000
+"""Partitions read by one statement: on PostgreSQL their decoding holds the event loop."""
 
 
 def create(tx: Connection, topic: NewTopic) -> TopicInfo:
@@ -104,12 +106,24 @@ def _load(tx: Connection, topic_ids: Sequence[UUID] | None) -> dict[UUID, TopicI
     if topic_ids is not None:
         these_configs = these_configs.where(configs.c.resource_name.in_([row.name for row in topic_rows]))
     partitions_of: dict[UUID, list[PartitionInfo]] = {row.topic_id: [] for row in topic_rows}
-    for row in tx.execute(these_partitions):
+    for row in _paged(tx, these_partitions):
         partitions_of[row.topic_id].append(partition_info(row))
     configs_of: dict[str, dict[str, str]] = {row.name: {} for row in topic_rows}
     for name, key, value in tx.execute(these_configs):
         configs_of[name][key] = value
     return {row.topic_id: _info(row, partitions_of[row.topic_id], configs_of[row.name]) for row in topic_rows}
+
+
+def _paged(tx: Connection, these: Select[Any]) -> Iterator[Row[Any]]:
+    """These partitions, which are ordered."""
+    page = tx.execute(these.limit(PAGE_COUNT)).all()
+    while page:
+        yield from page
+        if len(page) < PAGE_COUNT:
+            return
+        topic_id, index = page[-1].topic_id, page[-1].partition_index
+        after = and_(partitions.c.topic_id == topic_id, partitions.c.partition_index > index)
+        page = tx.execute(these.where(or_(partitions.c.topic_id > topic_id, after)).limit(PAGE_COUNT)).all()
 
 
 def partition_info(row: Row[Any]) -> PartitionInfo:

@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import pytest
 
+from s3stream.catalog import topics
 from s3stream.catalog.api import Catalog, NewTopic, TopicExists, TopicInfo, UnknownTopic
 from tests.s3stream.catalog.steps import new_streams
 
@@ -21,6 +22,18 @@ async def test_a_created_topic_is_read_back_as_it_was_answered(catalog: Catalog)
     assert (created.topic_id, created.name, created.internal) == (topic_id, "orders", True)
     assert [(p.index, p.leader, p.leader_epoch) for p in created.partitions] == [(0, 1, 0), (1, 2, 0), (2, 1, 0)]
     assert await only_topic(catalog) == created
+
+
+async def test_many_partitions_are_read_page_by_page(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    for page_count in (1000, 3):
+        monkeypatch.setattr(topics, "PAGE_COUNT", page_count)
+        for count in (1, 3, 7, 2):
+            await catalog.create_topic(NewTopic(f"t{count}-{page_count}", list(range(count)), {}))
+        found = [each for each in (await catalog.load_changes(0)).topics.values() if each is not None]
+        assert {each.name: [part.leader for part in each.partitions] for each in found} == {
+            each.name: list(range(int(each.name[1]))) for each in found
+        }
+    assert len(found) == 8
 
 
 async def test_every_partition_has_two_streams_of_its_own(catalog: Catalog) -> None:
