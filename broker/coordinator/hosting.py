@@ -4,8 +4,8 @@ A key (a group id, a transactional id) belongs to the partition that it hashes t
 opened -> load and serve, closed -> refuse. A shard whose log failed is replaced by a new one, which loads once the log
 can say what is durable. A shard whose log holds what is no record of a known kind stays closed.
 
-What is asked of a key whose shard is not here is refused with NOT_COORDINATOR, or with COORDINATOR_LOAD_IN_PROGRESS
-where it will be.
+What is asked of a key whose shard is not here is refused with NOT_COORDINATOR. Where it will be, or loads, requests
+wait for it (`parking`), and are refused with COORDINATOR_LOAD_IN_PROGRESS if that takes too long.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import structlog
 
 from broker.coordinator.log import Marker
 from broker.coordinator.machine import M, Outcome, ShardTimers
+from broker.coordinator.parking import Parking
 from broker.coordinator.partition_log import PartitionLog
 from broker.coordinator.partitioning import partition_for
 from broker.coordinator.reply import Reply
@@ -38,6 +39,8 @@ log = structlog.get_logger()
 
 RELOAD_DELAY_S = 0.5
 """Between a failure of a shard's log and the next attempt to load it."""
+SUBMITTED_PER_TURN = 50
+"""Requests that waited for a shard, once it serves."""
 LOADS_AT_ONCE = 4
 """Shards of one coordinator that load at the same time: each takes a share of every turn of the loop."""
 
@@ -68,6 +71,7 @@ class ShardHost(Generic[M]):
         self._codec = codec
         self._on_dropped = on_dropped
         self._shards: dict[int, Shard[M]] = {}
+        self._parking: Parking[Shard[M]] = Parking(self._absence)
         self._loads: set[asyncio.Task[None]] = set()
         self._load_places = asyncio.Semaphore(LOADS_AT_ONCE)
         self._running = False
@@ -87,6 +91,7 @@ class ShardHost(Generic[M]):
         self._partitions.unwatch(self._topic)
         for index in [*self._shards]:
             self._drop(index)
+        self._parking.refuse_all(ErrorCode.NOT_COORDINATOR)
         loads = [*self._loads]
         for load in loads:
             load.cancel()
@@ -101,11 +106,15 @@ class ShardHost(Generic[M]):
 
     # -- routing ----------------------------------------------------------------------------------------------------
     def submit(self, key: str, reply: Reply, operation: Callable[[M, Outcome], None]) -> None:
-        """Run an operation on the key's shard, or refuse the reply if that is not here (or not yet)."""
-        self.submit_to(self.partition_of(key), key, reply, operation)
+        """Run an operation on the key's shard, as soon as it serves; the reply is refused if it is not to be here."""
+        index = self.partition_of(key)
+        if self._is_coming(index):
+            self._parking.park(index, reply, lambda shard: shard.submit(key, reply, operation))
+        else:
+            self.submit_to(index, key, reply, operation)
 
     def submit_to(self, index: int, subject: str | None, reply: Reply, operation: Callable[[M, Outcome], None]) -> None:
-        """The same on the shard of a partition; `subject` is that of `Shard.submit`."""
+        """Run it now on the shard of a partition, or refuse the reply; `subject` is that of `Shard.submit`."""
         shard = self._shards.get(index)
         if shard is not None:
             shard.submit(subject, reply, operation)
@@ -128,14 +137,23 @@ class ShardHost(Generic[M]):
         topic = self.topic()
         return partition_for(key, len(topic.partitions) if topic is not None else self._new_partition_count)
 
+    def _is_coming(self, index: int) -> bool:
+        """The shard does not serve yet, or still owes others their turn."""
+        if not self._running:
+            return False
+        shard = self._shards.get(index)
+        if shard is None:
+            return self._is_led_here(index)
+        return shard.state is ShardState.LOADING or (shard.state is ShardState.ACTIVE and index in self._parking)
+
     def _absence(self, index: int) -> ErrorCode:
+        return ErrorCode.COORDINATOR_LOAD_IN_PROGRESS if self._is_led_here(index) else ErrorCode.NOT_COORDINATOR
+
+    def _is_led_here(self, index: int) -> bool:
         topic = self.topic()
-        led_here = (
-            topic is not None
-            and index < len(topic.partitions)
-            and topic.partitions[index].leader == self._image.node_id
-        )
-        return ErrorCode.COORDINATOR_LOAD_IN_PROGRESS if led_here else ErrorCode.NOT_COORDINATOR
+        if topic is None or index >= len(topic.partitions):
+            return False
+        return topic.partitions[index].leader == self._image.node_id
 
     # -- finding the coordinator --------------------------------------------------------------------------------------
     def topic(self) -> TopicInfo | None:
@@ -163,6 +181,7 @@ class ShardHost(Generic[M]):
 
     def _closed(self, partition: Partition) -> None:
         self._drop(partition.index)
+        self._parking.refuse(partition.index, ErrorCode.NOT_COORDINATOR)
 
     def _drop(self, index: int) -> None:
         shard = self._shards.pop(index, None)
@@ -194,9 +213,18 @@ class ShardHost(Generic[M]):
                 # reading it again would not help; as with Kafka, these keys have no coordinator until it is mended
                 log.error("coordinator cannot be loaded", topic=self._topic, partition=shard.index, error=str(error))
                 shard.close()
+                self._parking.refuse(shard.index, ErrorCode.NOT_COORDINATOR)
             except Exception as error:
                 log.warning("coordinator not loaded", topic=self._topic, partition=shard.index, error=str(error))
                 await asyncio.sleep(RELOAD_DELAY_S)
+        await self._submit_parked(shard)
+
+    async def _submit_parked(self, shard: Shard[M]) -> None:
+        count = 0
+        while self._shards.get(shard.index) is shard and self._parking.submit_first(shard.index, shard):
+            count += 1
+            if not count % SUBMITTED_PER_TURN:
+                await asyncio.sleep(0)
 
     def _failed(self, partition: Partition, shard: Shard[M], _: Exception) -> None:
         """What is in memory may not be in the log: start again from what is, as long as it is ours."""

@@ -1,7 +1,8 @@
 """Heartbeat (12): a member is alive; learns whether a rebalance has begun.
 
 v0-v4. v3 instance id (KIP-345); v4 flexible. REBALANCE_IN_PROGRESS asks the member to join again. While the coordinator
-is loading, heartbeats are answered without error, as by Kafka: sessions begin anew once it has loaded.
+is loading, heartbeats wait for it, and are answered without error, as by Kafka, if that takes long: sessions begin anew
+once it has loaded.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class GroupService:
 
     # -- routing ----------------------------------------------------------------------------------------------------
     def submit(self, group_id: str, reply: Reply, operation: GroupOperation) -> None:
-        """Run an operation on the group's shard, or refuse the reply if that is not here (or not yet)."""
+        """Run an operation on the group's shard, as soon as it serves; refused if it is not to be here."""
         self._host.submit(group_id, reply, operation)
 
     def complete_transaction(

@@ -77,7 +77,7 @@ class TransactionService:
 
     # -- routing ----------------------------------------------------------------------------------------------------
     def submit(self, transactional_id: str, reply: Reply, operation: TransactionOperation) -> None:
-        """Run an operation on the transactional id's shard, or refuse the reply if that is not here (or not yet)."""
+        """Run an operation on the transactional id's shard, as soon as it serves; refused if it is not to be here."""
         if not 0 < len(transactional_id) <= TRANSACTIONAL_ID_LENGTH_MAX:
             reply.refuse(ErrorCode.INVALID_REQUEST)
         else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from broker.cluster.errors import AdminError
 from broker.cluster.names import CONSUMER_OFFSETS
+from broker.coordinator.shard import Shard
 from broker.handlers import (
     delete_groups,
     describe_groups,
@@ -50,9 +52,10 @@ async def commit(
     name: str = "t",
     topic_id: bytes | None = None,
     group_id: str = "g",
+    offset: int | None = None,
     **fields: Any,
 ) -> list[int]:
-    """Error codes by partition; each commits ten times its index."""
+    """Error codes by partition; each commits ten times its index, or `offset`."""
     if version >= 10 and topic_id is None:
         info = node.image.topic(name)
         topic_id = info.topic_id.bytes if info is not None else UNKNOWN_ID
@@ -60,7 +63,11 @@ async def commit(
         name=name if version < 10 else "",
         topic_id=topic_id if version >= 10 and topic_id else bytes(16),
         partitions=[
-            OffsetCommitRequestPartition(partition_index=index, committed_offset=index * 10, committed_metadata="m")
+            OffsetCommitRequestPartition(
+                partition_index=index,
+                committed_offset=index * 10 if offset is None else offset,
+                committed_metadata="m",
+            )
             for index in partitions
         ],
     )
@@ -356,6 +363,92 @@ async def test_offsets_survive_the_coordinator_in_kafkas_format() -> None:
             groups = [OffsetFetchRequestGroup(group_id=f"g{count}", topics=None)]
             found = (await node.ask(offset_fetch, 9, groups=groups)).groups[0]
             assert [each.committed_offset for each in found.topics[0].partitions] == [0, 10]
+
+
+async def test_requests_wait_for_a_coordinator_that_loads_and_have_their_turn_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some clients tell their application of COORDINATOR_LOAD_IN_PROGRESS after a fraction of a second."""
+    monkeypatch.setattr("broker.coordinator.hosting.SUBMITTED_PER_TURN", 2)
+    async with group_node() as node:
+        may_load = hold_loads(monkeypatch)
+        index = node.groups.partition_of("g")
+        partition = node.partitions.get(CONSUMER_OFFSETS, index)
+        assert partition is not None
+        node.groups._host._opened(partition)
+        commits = [asyncio.ensure_future(commit(node, 9, 1, offset=offset)) for offset in range(5)]
+        await settle()
+        assert not any(each.done() for each in commits)
+        may_load.set()
+        assert await asyncio.gather(*commits) == [[ErrorCode.NONE]] * 5
+        assert await committed(node) == 4
+
+
+async def test_requests_wait_for_a_partition_that_is_led_here_and_not_open_yet() -> None:
+    async with group_node() as node:
+        index = node.groups.partition_of("g")
+        partition = node.partitions.get(CONSUMER_OFFSETS, index)
+        assert partition is not None
+        node.groups._host._drop(index)
+        waiting = asyncio.ensure_future(commit(node, 9, 1))
+        await settle()
+        assert not waiting.done()
+        node.groups._host._opened(partition)
+        assert await waiting == [ErrorCode.NONE]
+
+
+async def test_a_request_that_waits_too_long_for_its_coordinator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.coordinator.parking.PARKED_S", 0.01)
+    async with group_node() as node:
+        node.groups._host._drop(node.groups.partition_of("g"))
+        assert await commit(node, 9, 1) == [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS]
+        assert (await node.ask(heartbeat, 4, group_id="g", member_id="m")).error_code == ErrorCode.NONE
+
+
+async def test_no_more_requests_wait_for_one_coordinator_than_it_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.coordinator.parking.PARKED_MAX", 1)
+    async with group_node() as node:
+        node.groups._host._drop(node.groups.partition_of("g"))
+        waiting = asyncio.ensure_future(commit(node, 9, 1))
+        await settle()
+        assert await commit(node, 9, 1) == [ErrorCode.COORDINATOR_LOAD_IN_PROGRESS]
+        await node.groups.stop()
+        assert await waiting == [ErrorCode.NOT_COORDINATOR]
+
+
+async def test_what_waits_for_a_partition_that_goes_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with group_node() as node:
+        hold_loads(monkeypatch)
+        partition = node.partitions.get(CONSUMER_OFFSETS, node.groups.partition_of("g"))
+        assert partition is not None
+        node.groups._host._opened(partition)
+        waiting = asyncio.ensure_future(commit(node, 9, 1))
+        await settle()
+        node.groups._host._closed(partition)
+        assert await waiting == [ErrorCode.NOT_COORDINATOR]
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def hold_loads(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Shards that load from now on wait for the event."""
+    may_load, load = asyncio.Event(), Shard.load
+
+    async def held(shard: Shard[Any]) -> None:
+        await may_load.wait()
+        await load(shard)
+
+    monkeypatch.setattr(Shard, "load", held)
+    return may_load
+
+
+async def committed(node: GroupNode) -> int:
+    groups = [OffsetFetchRequestGroup(group_id="g", topics=None)]
+    found = (await node.ask(offset_fetch, 9, groups=groups)).groups[0]
+    return int(found.topics[0].partitions[0].committed_offset)
 
 
 async def test_losing_the_partition_refuses_and_getting_it_back_loads() -> None:
