@@ -97,6 +97,21 @@ async def recovery_by_two(world: World) -> None:
     await world.finish()
 
 
+async def recovery_cut_short(world: World) -> None:
+    """Who recovers a dead broker's log dies before anything of it is committed; another one begins anew."""
+    producer, leader = await _begin(world)
+    claims = await _die_with_a_tail(world, producer, leader)
+    first, second = sorted(claims, key=lambda each: not claims[each].kept)
+    slow = world.holds.hold(first, "commit_objects")
+    claims[first].release()
+    await _comes_true(world, lambda: slow.has("commit_objects"))
+    await asyncio.sleep(0.5)
+    first.kill()
+    claims[second].release()
+    await _comes_true(world, lambda: leader_of(world, producer) is second)
+    await world.finish()
+
+
 async def claimed_before_recovered(world: World) -> None:
     """A dead broker's partitions have no leader for as long as nobody recovers its log."""
     producer, leader = await _begin(world)
@@ -135,6 +150,16 @@ async def cut_off_from_the_catalog(world: World) -> None:
     await asyncio.sleep(world.rng.uniform(2.0, 4.0))
     world.network.block(away)
     await asyncio.sleep(world.plan.lease_ms / 1000 + 3.0)
+    await world.finish()
+
+
+async def killed_before_the_flush(world: World) -> None:
+    """A leader is killed while its disk takes long for what it was sent."""
+    _, leader = await _begin(world)
+    assert leader.disk is not None
+    leader.disk.slow_s = 0.5
+    await asyncio.sleep(0.5)
+    leader.kill()
     await world.finish()
 
 

@@ -10,6 +10,7 @@ import broker.wal_address
 import s3stream.catalog.brokers
 import wal.file.reading_along
 import wal.file.segments
+from s3stream.append_log import AppendLog
 from s3stream.objectstore.slots import StoreSlots
 from tests.cluster_sim import schedules
 from tests.cluster_sim.mutations.catalog import commits_unchecked
@@ -59,7 +60,8 @@ def _seal_ignored() -> list[Change]:
 @mutation(
     "discarded-before-recovered",
     "a log is emptied before its records are in objects",
-    Focus(("ambush", "kill"), ("put", "prepare_objects", "commit_objects", "recovered"), ("shared", "object")),
+    Focus(wal_kinds=("object",)),
+    schedules.recovery_cut_short,
 )
 def _discarded_before_recovered() -> list[Change]:
     original = broker.takeover.recover_fenced
@@ -112,17 +114,22 @@ def _failed_sync_ignored() -> list[Change]:
 @mutation(
     "acknowledged-before-durable",
     "a batch is acknowledged when it is handed to the log",
-    Focus(("kill", "slow_disk"), (), ("shared",)),
+    SHARED,
+    schedules.killed_before_the_flush,
 )
 def _acknowledged_before_durable() -> list[Change]:
-    append = FileWal.append
+    append, on_durable = FileWal.append, AppendLog.on_durable
 
     def append_and_confirm(self: FileWal, pieces: Any) -> int:
         end = append(self, pieces)
         self._loop.call_soon(self._on_durable, end)
         return end
 
-    return [(FileWal, "append", append_and_confirm)]
+    def once(self: AppendLog, position: int) -> None:
+        if position > self.confirmed.value:
+            on_durable(self, position)
+
+    return [(FileWal, "append", append_and_confirm), (AppendLog, "on_durable", once)]
 
 
 @mutation(
