@@ -80,8 +80,9 @@ class KafkaProcess(MeasuredProcess):
     def wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _accepts(self.port):
-            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
-                raise KafkaFailed((self._dir / "server.log").read_text(errors="replace")[-2000:])
+            if not self.is_running or time.monotonic() > deadline:
+                told = (self._dir / "server.log").read_text(errors="replace")[-2000:]
+                raise KafkaFailed(f"Kafka does not listen {START_TIMEOUT_S:.0f} s after its start\n{told}")
             time.sleep(0.05)
 
     def format(self) -> None:
