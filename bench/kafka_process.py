@@ -82,7 +82,7 @@ class KafkaProcess(MeasuredProcess):
         while not _accepts(self.port):
             if not self.is_running or time.monotonic() > deadline:
                 told = (self._dir / "server.log").read_text(errors="replace")[-2000:]
-                raise KafkaFailed(f"Kafka does not listen {START_TIMEOUT_S:.0f} s after its start\n{told}")
+                raise KafkaFailed(f"Kafka ended, or does not listen within {START_TIMEOUT_S:.0f} s\n{told}")
             time.sleep(0.05)
 
     def format(self) -> None:
