@@ -187,6 +187,7 @@ class Mover:
         if await self._prepare(moves) > SLOW_UPLOAD_S:
             moves = self._without_patient(moves)
         held = self._hold(moves)
+        self._postpone([key for key in moves if key not in held], NOT_OPEN_RETRY_MIN_S)
         if not held:
             return
         try:

@@ -307,6 +307,26 @@ def test_what_cannot_be_read_and_stays_after_all_is_tried_again(monkeypatch: pyt
     run(main())
 
 
+def test_what_is_being_read_again_is_not_handed_over_until_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with cluster() as world:
+            blind, goes_on = await cannot_read(world, 2, monkeypatch), asyncio.Event()
+
+            async def recover_slowly(log_stream: FakeStream, state_stream: FakeStream) -> RecoveredState:
+                await goes_on.wait()
+                return await recover_state(log_stream, state_stream)
+
+            blind.clear()
+            monkeypatch.setattr("broker.partition.opening.recover_state", recover_slowly)
+            world.set_target(0, 3)
+            await asyncio.sleep(1.0)
+            assert world.infos[0].leader == 2, "it might be open there in a moment, and accept records"
+            goes_on.set()
+            await until(lambda: leads(world.nodes[3]))
+
+    run(main())
+
+
 def test_a_broker_that_leaves_gives_away_what_it_cannot_read(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with cluster() as world:
