@@ -16,7 +16,9 @@ from contextlib import suppress
 from broker.settings import Address
 
 CONNECT_TIMEOUT_S = 2.0
-RETRY_S, RETRY_MAX_S = 0.1, 1.0
+STAYS_S = 0.1
+"""A connection that has lasted for so long was not turned away."""
+RETRY_S, RETRY_MAX_S = 0.05, 1.0
 """Between two attempts to connect to a broker that does not listen: each pause is twice the former one."""
 REFUSALS_MIN = 3
 """So many in a row mean that nobody listens: a listener may be opened anew, or have no room, for a moment."""
@@ -75,7 +77,7 @@ class PeerWatch:
                 was_connected = True
                 ended: asyncio.Task[bytes] = asyncio.create_task(reader.read(1))
                 try:
-                    stays = not (await asyncio.wait([ended], timeout=RETRY_S))[0]
+                    stays = not (await asyncio.wait([ended], timeout=STAYS_S))[0]
                     self._found(epoch, refused=False, turns_away=not stays)
                     with suppress(OSError):
                         await ended

@@ -637,6 +637,7 @@ async def test_who_turns_connections_away_while_it_stops_is_absent_and_not_gone(
 
 async def test_a_broker_that_stays_gone_is_looked_at_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.peer_watch.RETRY_S", 0.01)
+    monkeypatch.setattr("broker.peer_watch.STAYS_S", 0.01)
     found = list[float]()
     watch = PeerWatch(lambda: found.append(lease_clock()))
     server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
@@ -658,6 +659,7 @@ async def test_a_broker_that_stays_gone_is_looked_at_less_and_less_often(monkeyp
 
 async def test_who_never_listened_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.peer_watch.RETRY_S", 0.01)
+    monkeypatch.setattr("broker.peer_watch.STAYS_S", 0.01)
     lost = asyncio.Event()
     watch = PeerWatch(lost.set)
     closed = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
@@ -815,6 +817,7 @@ async def test_a_recovery_from_a_slow_store_goes_on(cluster: Cluster, monkeypatc
 
 async def test_a_listener_that_is_opened_anew_does_not_make_its_broker_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.peer_watch.RETRY_S", 0.01)
+    monkeypatch.setattr("broker.peer_watch.STAYS_S", 0.01)
     changes = asyncio.Event()
     watch = PeerWatch(changes.set)
     refusing = {"left": 0, "was_gone": 0}
