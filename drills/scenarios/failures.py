@@ -12,7 +12,6 @@ from drills.drill import Drill
 from drills.run import Run
 
 BACK_WITHIN_S = 4.0
-DEFAULT_LEASE_S = 10.0
 LEASE_S = 4.0
 """Shorter than the default of 10 s, so that the drill is."""
 SHORT_LEASE = {"TAILRACE_LEASE_MS": str(int(LEASE_S * 1000))}
