@@ -15,6 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Protocol
 from uuid import UUID
 
@@ -218,7 +219,9 @@ class Balancer:
         if not self._goes_on_as_planned(now_s):
             self._planned_for = self._standing(), now_s
             picture = await self.look()
-            self._planned = deque(self._due(await self.plan(picture, PLANNED_AHEAD), now_s))
+            due = self._due(await self.plan(picture, PLANNED_AHEAD), now_s)
+            # whatever changes of a topic, every broker reads all of it anew
+            self._planned = deque(sorted(due, key=attrgetter("topic_id")))
             if len(picture.loads) < len(picture.brokers):
                 next_look_s = SILENT_PAUSE_S
         if moves := self._next_planned():
