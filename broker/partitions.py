@@ -292,7 +292,7 @@ class Partitions:
             self._name(partition)
 
     def shut(self, topic_id: UUID, index: int) -> bool:
-        """One that is offline is to be handed over: do not try to open it until `reopen`. False: it may be open soon."""
+        """One that is offline is to be handed over: do not open it before `reopen`. False: it may be open soon."""
         if not self.is_offline(topic_id, index) or self._locks[topic_id].locked():
             return False
         self._shut.add((topic_id, index))
