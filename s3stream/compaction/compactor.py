@@ -69,11 +69,13 @@ class CompactionStats:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """When there was nothing to merge in a stream: its number of ranges, and from where on to look next."""
+    """When there was nothing to merge in a stream: its number of ranges, from where on to look next, and the set
+    objects that have something of it from there on."""
 
     epoch: int
     count: int
     offset: int
+    set_ids: tuple[int, ...] = ()
 
 
 class Compactor:
@@ -118,6 +120,8 @@ class Compactor:
         """Set objects at the last look, of all brokers ..."""
         self._newest_set_id = 0
         """... and the largest of their ids, so far."""
+        self._vanished: set[int] = set()
+        """Set objects that are none any more, since all streams were passed."""
         self._reloads_left = RELOADS_MAX
         self._busy: set[int] = set()
         """Streams that are being rewritten."""
@@ -153,7 +157,9 @@ class Compactor:
         now = asyncio.get_running_loop().time()
         self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
         found = await self._catalog.set_objects()
-        self._set_ids = frozenset(each.object_id for each in found)
+        set_ids = frozenset(each.object_id for each in found)
+        self._vanished |= self._set_ids - set_ids
+        self._set_ids = set_ids
         self._newest_set_id = max(self._set_ids, default=self._newest_set_id)
         sets = [each for each in found if self.adopts(each.node_id) and each.object_id not in self._left_alone]
         plan = plan_sets(sets, self._limits, self._settings.set_object_age_ms_max)
@@ -185,6 +191,8 @@ class Compactor:
                 await asyncio.sleep(0)
             if self._is_new(stream) and await self._look_at(stream):
                 return True
+        if self._reloads_left:
+            self._vanished.clear()
         if len(self._looks) > 2 * len(self._streams):
             self._looks = {key: value for key, value in self._looks.items() if key in self._streams}
         return False
@@ -195,7 +203,11 @@ class Compactor:
         look = self._looks.get(stream.stream_id)
         return (
             count >= MERGE_COUNT_MIN
-            and (look is None or (look.epoch, look.count) != (stream.epoch, count))
+            and (
+                look is None
+                or (look.epoch, look.count) != (stream.epoch, count)
+                or not self._vanished.isdisjoint(look.set_ids)
+            )
             and stream.stream_id not in self._busy
             and self._streams.get(stream.stream_id) is stream
         )
@@ -224,7 +236,8 @@ class Compactor:
             if located:
                 offset = unsettled[0][0].start_offset if unsettled else located[-1][0].end_offset
             if is_last:
-                self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), offset)
+                set_ids = tuple(ref.object_id for _, ref in unsettled if ref.shared)
+                self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), offset, set_ids)
             await asyncio.sleep(0)
             if is_last:
                 return False

@@ -145,6 +145,8 @@ class SoakTransactions(SoakProducer):
             self._send(self._rng.choice(partitions))
             self._producer.poll(0)
         commit = self._rng.random() >= ABORTS
+        # librdkafka ends a transaction whose partitions were not taken yet, and takes the refusal for fatal
+        self._producer.flush(PATIENCE_S)
         committed = self._end(commit)
         for partition, first in firsts.values():
             partition.ended(range(first, partition.sent), committed=committed)

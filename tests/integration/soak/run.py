@@ -206,8 +206,7 @@ class Soak:
         faults.join()
         for client in (*producers, deleter, *readers):
             self._end(client)
-        if not self.breaches:
-            self._settle(bootstrap, everything)
+        self._settle(bootstrap, everything)
         watch.stop()
         watch.sample()
         for producer in producers:
@@ -217,11 +216,15 @@ class Soak:
 
     def _wait(self, clients: Sequence[WatchedClient], brokers: Sequence[BrokerProcess], watch: Watch) -> None:
         began = told = time.monotonic()
+        dead: set[str] = set()
         while (passed := time.monotonic() - began) < self.plan.seconds:
             time.sleep(0.5)
             for client in clients:
-                if client._error is not None:
-                    return
+                if client._error is not None and client.name not in dead:
+                    dead.add(client.name)
+                    self.report(f"{passed / 60:5.1f} min  {client.name} has ended: {client._error!r}")
+            if len(dead) == len(clients):
+                return
             for broker in brokers:
                 if broker.returncode is not None:
                     self.breaches.append(f"broker {broker.node_id} ended with {broker.returncode}")

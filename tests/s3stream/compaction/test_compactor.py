@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -273,3 +274,21 @@ async def test_a_look_at_a_long_row_of_large_ranges_ends(monkeypatch: pytest.Mon
         await write(rig, streams, 1, size=2_000)
         await settle(rig)
         assert looks[seen] == streams[0].committed_ranges.info(12).end_offset, "what is settled is looked at again"
+
+
+@virtual
+async def test_a_stream_that_nobody_writes_to_notices_it_too() -> None:
+    rig = rig_of()
+    async with running(rig) as streams:
+        compactor = rig.storage.compactor
+        compactor.adopts = lambda node: False
+        await write(rig, streams, 20)
+        await settle(rig)
+        other = copy.copy(compactor)
+        other.adopts, other._streams = (lambda node: True), {}
+        while await other.compact():
+            pass
+        await settle(rig)
+        for stream in streams:
+            live = {info.object_id for info in await rig.catalog.live_objects([stream.stream_id])}
+            assert {ref.object_id for _, ref in stream.committed_ranges.located(stream.stream_id, 0, NEVER)} == live
