@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from broker.cluster.topics import TopicAdmin
     from broker.partition.partition import Partition
     from broker.partitions import Partitions
-    from s3stream.catalog.api import BrokerInfo, TopicInfo
+    from s3stream.catalog.api import BrokerInfo, Changes, TopicInfo
 
 log = structlog.get_logger()
 
@@ -75,11 +75,13 @@ class ShardHost(Generic[M]):
         self._loads: set[asyncio.Task[None]] = set()
         self._load_places = asyncio.Semaphore(LOADS_AT_ONCE)
         self._running = False
+        self._unsubscribe: Callable[[], None] = lambda: None
 
     # -- lifecycle --------------------------------------------------------------------------------------------------
     async def start(self) -> None:
         """Serve what is led here, and what will be. Loading goes on in the background."""
         self._running = True
+        self._unsubscribe = self._image.subscribe(self._follow)
         self._partitions.watch(self._topic, self._opened, self._closed)
         for partition in self._partitions.all():
             if partition.topic == self._topic:
@@ -88,10 +90,12 @@ class ShardHost(Generic[M]):
     async def stop(self) -> None:
         """Refuse everything; what was appended is the log's to keep."""
         self._running = False
+        self._unsubscribe()
         self._partitions.unwatch(self._topic)
         for index in [*self._shards]:
             self._drop(index)
-        self._parking.refuse_all(ErrorCode.NOT_COORDINATOR)
+        for index in self._parking.waited_for():
+            self._parking.refuse(index, ErrorCode.NOT_COORDINATOR)
         loads = [*self._loads]
         for load in loads:
             load.cancel()
@@ -182,6 +186,14 @@ class ShardHost(Generic[M]):
     def _closed(self, partition: Partition) -> None:
         self._drop(partition.index)
         self._parking.refuse(partition.index, ErrorCode.NOT_COORDINATOR)
+
+    def _follow(self, changes: Changes) -> None:
+        """What waits for a partition that another broker has been given would wait in vain."""
+        topic = self.topic()
+        if topic is None or topic.topic_id in changes.topics:
+            for index in self._parking.waited_for():
+                if not self._is_led_here(index):
+                    self._parking.refuse(index, ErrorCode.NOT_COORDINATOR)
 
     def _drop(self, index: int) -> None:
         shard = self._shards.pop(index, None)

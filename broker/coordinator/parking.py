@@ -65,9 +65,8 @@ class Parking(Generic[S]):
         while (waiting := self._take(index)) is not None:
             waiting.reply.refuse(code)
 
-    def refuse_all(self, code: ErrorCode) -> None:
-        for index in [*self._waiting]:
-            self.refuse(index, code)
+    def waited_for(self) -> list[int]:
+        return [*self._waiting]
 
     def _expire(self, index: int) -> None:
         waiting = self._take(index)

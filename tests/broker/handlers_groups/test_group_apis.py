@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -35,6 +37,7 @@ from protocol.messages.offset_fetch import (
 )
 from protocol.messages.sync_group import SyncGroupRequestAssignment
 from protocol.records import Record, build_batch
+from s3stream.catalog.api import TopicInfo
 from tests.broker.coordinator.harness import subscription
 from tests.broker.handlers_groups.node import GroupNode, group_node
 
@@ -428,9 +431,27 @@ async def test_what_waits_for_a_partition_that_goes_elsewhere_is_refused(monkeyp
         assert await waiting == [ErrorCode.NOT_COORDINATOR]
 
 
+async def test_a_broker_that_hands_its_partition_over_sends_whoever_waits_on_at_once() -> None:
+    """It is closed first, and only then led by another; what is asked in between must not wait for its return."""
+    async with group_node() as node:
+        node.groups._host._drop(node.groups.partition_of("g"))
+        waiting = asyncio.ensure_future(commit(node, 9, 1))
+        await settle()
+        assert not waiting.done()
+        await node.learn(led_elsewhere(node))
+        async with asyncio.timeout(1):
+            assert await waiting == [ErrorCode.NOT_COORDINATOR]
+
+
 async def settle() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def led_elsewhere(node: GroupNode) -> dict[UUID, TopicInfo | None]:
+    info = node.image.topic(CONSUMER_OFFSETS)
+    assert info is not None
+    return {info.topic_id: replace(info, partitions=tuple(replace(each, leader=2) for each in info.partitions))}
 
 
 def hold_loads(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
@@ -454,17 +475,7 @@ async def committed(node: GroupNode) -> int:
 async def test_losing_the_partition_refuses_and_getting_it_back_loads() -> None:
     async with group_node() as node:
         await commit(node, 9, 1)
-        info = node.image.topic(CONSUMER_OFFSETS)
-        assert info is not None
-        elsewhere = type(info)(
-            info.topic_id,
-            info.name,
-            info.internal,
-            1,
-            tuple(type(each)(each.index, 2, 6, each.log_stream_id, each.state_stream_id) for each in info.partitions),
-            info.configs,
-        )
-        await node.learn({info.topic_id: elsewhere})
+        await node.learn(led_elsewhere(node))
         assert await commit(node, 9, 1) == [ErrorCode.NOT_COORDINATOR]
 
 
