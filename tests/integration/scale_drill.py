@@ -314,7 +314,7 @@ def _share(
         f"broker 2 started in {started_s:.2f} s, leads {led} after {verdict.shares_s:.1f} s, "
         f"longest gap {verdict.share_gap_ms:.0f} ms"
     )
-    time.sleep(3)
+    time.sleep(min(3.0, plan.seconds))
 
 
 def _fail_over(first: BrokerProcess, second: BrokerProcess, producer: SteadyProducer, verdict: Verdict) -> None:

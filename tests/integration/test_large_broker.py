@@ -13,5 +13,5 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.timeout(120)
 def test_a_broker_on_a_filled_store_opens_serves_shares_and_is_taken_over_from(tmp_path: Path) -> None:
-    verdict = run(tmp_path, Plan(partitions=200, objects=2000, seconds=0.3))
+    verdict = run(tmp_path, Plan(partitions=100, objects=1000, seconds=0.3))
     assert verdict.opened_mb < RESIDENT_MAX_MB
