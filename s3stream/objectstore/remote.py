@@ -41,6 +41,8 @@ from wal.api import Buffer
 
 _DELETE_CHUNK = 1000
 _LIST_CHUNK = 1000
+COPIED_MAX = 512 << 10
+"""Answers up to this size are copied; no connection reads more than that at once."""
 CLIENT_OPTIONS: dict[str, Any] = {
     "timeout": timedelta(days=1),  # the library's own, of a whole request; ours are shorter
     "connect_timeout": timedelta(seconds=5),
@@ -82,13 +84,13 @@ class RemoteStore:
         async with self._call("GET", key):
             result = await obstore.get_async(self._store, key)
         async with self._call("GET", key, int(result.meta["size"])):
-            return memoryview(await result.bytes_async())
+            return _owned(memoryview(await result.bytes_async()))
 
     async def get_range(self, key: str, start: int, end: int) -> Buffer:
         if not 0 <= start < end:
             raise RangeInvalid(f"{key}: {start}..{end} is no range")
         async with self._call("GET", key, end - start):
-            data = memoryview(await obstore.get_range_async(self._store, key, start=start, end=end))
+            data = _owned(memoryview(await obstore.get_range_async(self._store, key, start=start, end=end)))
         if len(data) != end - start:
             # a range beyond the end comes back short too: only the size tells
             if end > (await self.head(key) or 0):
@@ -172,6 +174,12 @@ class RemoteStore:
                 raise RangeInvalid(f"{key}: {_reason(error)}") from error
             kind = StoreRefused if any(code in text for code in _REFUSALS) else StoreUnreachable
             raise kind(f"{self._name}: {verb} {key} failed: {_reason(error)}") from error
+
+
+def _owned(view: memoryview) -> memoryview:
+    """An answer of the library is a part of what its connection read into: whoever keeps a kilobyte of it in a cache
+    would keep all of that. Large ones were put together, and are only themselves."""
+    return memoryview(bytes(view)) if len(view) <= COPIED_MAX else view
 
 
 def _reason(error: BaseException) -> str:
