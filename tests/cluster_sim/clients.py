@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -176,6 +176,8 @@ class Producer(Client):
         """After each acknowledgement, at least."""
         self.sends: list[Send] = []
         self.acknowledged_count = 0
+        self.acknowledged_by: Counter[int] = Counter()
+        """Node id -> how many of them."""
         self.longest_wait_s = 0.0
         self._outstanding: deque[Outstanding] = deque()
         self._producer_id = -1
@@ -273,6 +275,7 @@ class Producer(Client):
             send.outcome = Outcome.ACKNOWLEDGED
             send.offset = base_offset + delta
         self.acknowledged_count += len(entry.sends)
+        self.acknowledged_by[node_id] += len(entry.sends)
         self._outstanding.remove(entry)
         self.longest_wait_s = max(self.longest_wait_s, self.world.kernel.now - entry.since)
         self.world.note(self.name, "acknowledged", self.partition, base_offset, len(entry.sends), "by", node_id)

@@ -304,7 +304,7 @@ class World:
             self.violation("stuck", str(error))
             return
         error = task.exception()
-        if error is not None:
+        if error is not None and not self.violations:
             raise error
         checks.check_logged(self)
 

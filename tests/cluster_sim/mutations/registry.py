@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from tests.cluster_sim.world import NO_FOCUS, Focus, Script, World
+from tests.cluster_sim.world import NO_FOCUS, Focus, Result, Script, World, run_history
 
 Change = tuple[Any, str, Any]
 
@@ -21,8 +21,21 @@ class Mutation:
     focus: Focus
     script: Script
 
-    def applied(self) -> AbstractContextManager[None]:
-        return _applied(self.changes())
+    @property
+    def has_schedule(self) -> bool:
+        return self.script is not World.main
+
+    def run(self, seed: int, *, prints: bool = False, is_brief: bool = False) -> Result:
+        """A history of the broken product. Schedules are for three brokers."""
+        return self._run(seed, _applied(self.changes()), prints, is_brief)
+
+    def run_whole(self, seed: int, *, is_brief: bool = False) -> Result:
+        """The same one of the product as it is, which has as little time to get on again."""
+        return self._run(seed, nullcontext(), False, is_brief)
+
+    def _run(self, seed: int, broken: AbstractContextManager[None], prints: bool, is_brief: bool) -> Result:
+        is_brief = is_brief or self.has_schedule
+        return run_history(seed, broken, prints=prints, is_brief=is_brief, focus=self.focus, script=self.script)
 
 
 @contextmanager
