@@ -59,6 +59,8 @@ class Plan:
     rate_per_s: int = 300
     calm_s: float = CALM_S
     """Under load, after every start of a broker."""
+    rolled: int = SIZE
+    """As many brokers as a rolling restart takes in."""
 
 
 class Drill:
@@ -85,7 +87,7 @@ class Drill:
             if "leader-kill" in self.plan.faults:
                 self._lose(self._coordinator() if number % 2 else self._leaders()[0], signal.SIGKILL)
             if "rolling" in self.plan.faults:
-                for node in self.cluster.brokers:
+                for node in [*self.cluster.brokers][: self.plan.rolled]:
                     self._lose(node, signal.SIGTERM)
         ended = time.monotonic()
         self._read_to_the_end()

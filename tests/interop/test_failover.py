@@ -13,4 +13,4 @@ pytestmark = [pytest.mark.interop, pytest.mark.timeout(180)]
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_no_error_reaches_the_application_when_brokers_die_and_restart(client: str, tmp_path: Path) -> None:
-    print(run(Plan(client, FAULTS, calm_s=0.2), tmp_path))
+    print(run(Plan(client, FAULTS, calm_s=0.2, rolled=1), tmp_path))
