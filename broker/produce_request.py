@@ -44,10 +44,10 @@ class PendingProduce(Deferred):
 
     __slots__ = (
         "_ctx",
-        "_has_parked",
         "_may_miss_leaders",
         "_may_write_internal",
         "_now_ms",
+        "_parked",
         "_request",
         "_response",
         "_services",
@@ -72,8 +72,8 @@ class PendingProduce(Deferred):
         self._now_ms = 0
         self._zstd = ctx.api_version >= _ZSTD_SINCE
         self._may_write_internal = ctx.client_id == _ADMIN_CLIENT_ID
-        self._has_parked = False
-        """A batch of it waits, or has waited, for a partition on its way."""
+        self._parked: tuple[tuple[str, int, _ParkedBatch], ...] = ()
+        """Those of its batches that wait, or have waited, for a partition on its way: topic, partition, what waits."""
         self._may_miss_leaders = False
         # one for `append`, until it has appended everything
         self._waiting_count = 1
@@ -107,9 +107,9 @@ class PendingProduce(Deferred):
         if not request.acks:
             if failed:
                 raise _lost(response)
-            if not self._has_parked:
+            if not self._parked:
                 return None
-        self._may_miss_leaders = failed or self._has_parked
+        self._may_miss_leaders = failed or bool(self._parked)
         self.part_done()
         return self
 
@@ -130,9 +130,9 @@ class PendingProduce(Deferred):
         if partition is None:
             if may_park and partitions.in_transit(name, data.index):
                 again = partial(self._append, topic, name, data, answer, may_park=False)
-                parked = _ParkedBatch(self, answer, self._request.acks == 0, again)
+                parked = _ParkedBatch(self, answer, again)
                 if partitions.park(name, data.index, parked):
-                    self._has_parked = True
+                    self._parked += ((name, data.index, parked),)
                     self._waiting_count += 1
                     return True
             else:
@@ -169,6 +169,13 @@ class PendingProduce(Deferred):
         self._waiting_count += 1
         partition.when_high_watermark(appended.end_offset, _Ack(self, answer))
         return True
+
+    def cancel(self) -> None:
+        """Whoever is gone and expected an answer sends again what was not appended."""
+        super().cancel()
+        if self._request.acks:
+            for parked in self._parked:
+                self._services.partitions.leave_parking(*parked)
 
     def part_done(self) -> None:
         self._waiting_count -= 1
@@ -207,25 +214,21 @@ class _Ack:
 class _ParkedBatch:
     """Called when its partition has arrived or gone, or no longer waited for."""
 
-    __slots__ = ("_answer", "_append", "_must_append", "_pending")
+    __slots__ = ("_answer", "_append", "_pending")
 
     def __init__(
         self,
         pending: PendingProduce,
         answer: PartitionProduceResponse,
-        must_append: bool,
         append: Callable[[], object],
     ) -> None:
         self._pending = pending
         self._answer = answer
-        self._must_append = must_append
         self._append = append
 
     def __call__(self) -> None:
         try:
-            # whoever is gone and expected an answer sends the batch again
-            if self._must_append or not self._pending.cancelled:
-                self._append()
+            self._append()
         except Exception:
             _fail(self._answer, ErrorCode.UNKNOWN_SERVER_ERROR, None)
             raise

@@ -178,6 +178,7 @@ async def test_whoever_closed_the_connection_meanwhile_has_nothing_appended() ->
     partition = away.hold()
     parked = away.node.produce("t")
     parked.cancel()
+    assert not away.node.partitions._parking
     away.node.partitions.go_on(partition)
     assert away.node.log(away.topic).next_offset == 0
 
