@@ -24,8 +24,8 @@ parts never is.
 
 Bounds
 ------
-* A stream has, of each uploader, fewer than `fan_in` set objects of each generation, and fewer than `run_count_max` small
-  objects between two large ones (above the last tier), once compaction has caught up. Days in virtual time and soaks
-  watch that (`tests/s3stream/sim/day_bounds.py`, `tests/integration/soak`).
+* A stream has, of each uploader, fewer than `fan_in` set objects of each generation, and fewer than `run_count_max`
+  small objects between two large ones (above the last tier), once compaction has caught up. Days in virtual time and
+  soaks watch that (`tests/s3stream/sim/day_bounds.py`, `tests/integration/soak`).
 * Memory: a job holds its output (`target_size`, twice for set objects) and a piece of each input.
 """
