@@ -18,7 +18,7 @@ from broker.settings import Address
 CONNECT_TIMEOUT_S = 2.0
 STAYS_S = 0.1
 """A connection that has lasted for so long was not turned away."""
-RETRY_S, RETRY_MAX_S = 0.05, 1.0
+RETRY_S, RETRY_MAX_S = 0.02, 1.0
 """Between two attempts to connect to a broker that does not listen: each pause is twice the former one."""
 REFUSALS_MIN = 3
 """So many in a row mean that nobody listens: a listener may be opened anew, or have no room, for a moment."""

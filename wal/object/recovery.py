@@ -37,7 +37,8 @@ from wal.object.format import (
 from wal.object.log import ObjectWal, ObjectWalSettings
 from wal.object.store import SlotMissing, SlotStore, SlotTaken, StoreTrouble
 
-_READ_AHEAD_COUNT = 4
+_READ_AHEAD_COUNT = 8
+"""As many as a writer has in flight."""
 _KEYS_AT_ONCE = 1000
 _ENDS = (Kind.SEAL, Kind.CLOSE)
 
@@ -195,6 +196,8 @@ class ObjectRecoverableWal:
         self._epoch = epoch
         self._needed = needed
         self._is_discarded = is_discarded
+        self._end: SlotHeader | None = None
+        """What ends the log, once it was read to there."""
 
     @property
     def epoch(self) -> int:
@@ -209,13 +212,13 @@ class ObjectRecoverableWal:
             return
         try:
             async for header, slot in self._slots():
-                if header.kind not in _ENDS and header.record_count:
+                if header.record_count:
                     yield decode_records(header, slot)
         except StoreTrouble as error:
             raise WalUnreachable(str(error)) from error
 
     async def _slots(self) -> AsyncIterator[tuple[SlotHeader, Buffer]]:
-        """From the first that is needed to the one that ends the log, read a few ahead."""
+        """From the first that is needed up to the one that ends the log, read a few ahead."""
         ahead: list[asyncio.Task[tuple[SlotHeader, Buffer]]] = []
         sequence = self._needed
         try:
@@ -227,9 +230,10 @@ class ObjectRecoverableWal:
                     header, slot = await ahead.pop(0)
                 except SlotMissing:
                     raise WalCorrupt(f"{slot_key(self._epoch, sequence)} is missing") from None
-                yield header, slot
                 if header.kind in _ENDS:
+                    self._end = header
                     return
+                yield header, slot
                 sequence += 1
         finally:
             for task in ahead:
@@ -241,8 +245,7 @@ class ObjectRecoverableWal:
             return
         try:
             try:
-                async for header, _ in self._slots():
-                    end = header
+                end = await self._find_end()
             except WalCorrupt:
                 if not (await _list(self._store, self._epoch))[self._epoch].is_discarded:
                     raise
@@ -259,6 +262,12 @@ class ObjectRecoverableWal:
             await _delete(self._store, [slot_key(self._epoch, each) for each in sorted(sequences - {sequence})])
         except StoreTrouble as error:
             raise WalUnreachable(str(error)) from error
+
+    async def _find_end(self) -> SlotHeader:
+        while self._end is None:
+            async for _ in self._slots():
+                pass
+        return self._end
 
     async def close(self) -> None:
         await self._store.close()
