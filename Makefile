@@ -12,7 +12,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not integration and not interop" -n 2 $(ARGS)
 	@echo "building the drivers of the foreign clients (once; a minute)"
 	@$(BIN)/python -m tests.interop.clients
-	$(BIN)/python -m pytest -m "integration or interop" -n 3 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -m "integration or interop" -n 4 --dist worksteal $(ARGS)
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not integration and not interop" $(ARGS)
