@@ -123,15 +123,14 @@ class UploadPipeline:
             return [build_object((part.stream_id, list(part.batches)) for part in group) for group in groups]
 
         built = await self._offload(build)
-        refs = await asyncio.gather(*map(self._put, built))
-        await before.wait()
         epochs = {part.stream_id: part.epoch for part in parts}
         while True:
+            refs = await asyncio.gather(*map(self._put, built))
+            await before.wait()
             try:
                 return await self._commit(built, refs, epochs)
             except ObjectGone as error:
                 log.warning("the upload took so long that it was given up, uploading again", reason=str(error))
-            refs = await asyncio.gather(*map(self._put, built))
 
     async def _put(self, built: BuiltObject) -> ObjectRef:
         object_id, key = await self._ids.take()

@@ -46,24 +46,10 @@ _SET_WITNESS = (
     .where(objects.c.object_id == bindparam("id"))
     .values(witness_stream_id=bindparam("stream"), witness_end_offset=bindparam("end"))
 )
-_CONTENT = (
-    "state",
-    "ranges",
-    "witness_stream_id",
-    "witness_end_offset",
-    "stream_id",
-    "first_stream_id",
-    "last_stream_id",
-)
 _SET_COMMITTED = (
-    update(objects)
-    .where(objects.c.object_id == bindparam("id"))
-    .values(
-        was_committed=True,
-        since_ms=NowMs(),
-        **{name: bindparam(f"new_{name}") for name in ("size", "generation", *_CONTENT)},
-    )
+    update(objects).where(objects.c.object_id == bindparam("id")).values(was_committed=True, since_ms=NowMs())
 )
+"""With what else the rows say."""
 _STATES = select(objects.c.object_id, objects.c.state, objects.c.was_committed, objects.c.broker_epoch)
 _WITNESS_IS_LIVE = exists().where(
     streams.c.stream_id == objects.c.witness_stream_id, streams.c.start_offset < objects.c.witness_end_offset
@@ -138,11 +124,10 @@ def were_committed(tx: Connection, broker_epoch: int, added: Sequence[NewObject]
 
 def set_committed(tx: Connection, added: Sequence[NewObject], starts: Mapping[int, int]) -> None:
     """These objects hold what they say, of streams that begin at `starts` (or are gone)."""
-    rows = []
-    for new in added:
-        content = committed_values(new.ranges, starts)
-        row = {f"new_{name}": content[name] for name in _CONTENT}
-        rows.append({**row, "id": new.object_id, "new_size": new.size, "new_generation": new.generation})
+    rows = [
+        {"id": new.object_id, "size": new.size, "generation": new.generation, **committed_values(new.ranges, starts)}
+        for new in added
+    ]
     if rows:
         tx.execute(_SET_COMMITTED, rows)
 

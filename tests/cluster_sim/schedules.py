@@ -88,12 +88,8 @@ async def recovery_overtaken(world: World) -> None:
 async def recovery_by_two(world: World) -> None:
     """A second broker wants to recover a dead one's log while the first, which has the claim, is at it."""
     producer, leader = await _begin(world)
-    claims = await _die_with_a_tail(world, producer, leader)
-    first, second = sorted(claims, key=lambda each: not claims[each].kept)
-    slow = world.holds.hold(first, "commit_objects")
-    claims[first].release()
-    await _comes_true(world, lambda: slow.has("commit_objects"))
-    claims[second].release()
+    *_, slow, claim = await _die_and_be_recovered_slowly(world, producer, leader)
+    claim.release()
     await asyncio.sleep(1.5)
     slow.release()
     await _gets_on(world, producer)
@@ -103,14 +99,10 @@ async def recovery_by_two(world: World) -> None:
 async def recovery_cut_short(world: World) -> None:
     """Who recovers a dead broker's log dies before anything of it is committed; another one begins anew."""
     producer, leader = await _begin(world)
-    claims = await _die_with_a_tail(world, producer, leader)
-    first, second = sorted(claims, key=lambda each: not claims[each].kept)
-    slow = world.holds.hold(first, "commit_objects")
-    claims[first].release()
-    await _comes_true(world, lambda: slow.has("commit_objects"))
+    first, second, _, claim = await _die_and_be_recovered_slowly(world, producer, leader)
     await asyncio.sleep(0.5)
     first.kill()
-    claims[second].release()
+    claim.release()
     await _comes_true(world, lambda: leader_of(world, producer) is second)
     await world.finish()
 
@@ -245,6 +237,16 @@ async def _die_with_a_tail(world: World, producer: Producer, leader: Node) -> di
     leader.kill()
     await _comes_true(world, lambda: any(hold.kept for hold in claims.values()))
     return claims
+
+
+async def _die_and_be_recovered_slowly(world: World, producer: Producer, leader: Node) -> tuple[Node, Node, Hold, Hold]:
+    """Who has claimed the recovery and who will, the first one's commit, which is held, and the second one's claim."""
+    claims = await _die_with_a_tail(world, producer, leader)
+    first, second = sorted(claims, key=lambda each: not claims[each].kept)
+    slow = world.holds.hold(first, "commit_objects")
+    claims[first].release()
+    await _comes_true(world, lambda: slow.has("commit_objects"))
+    return first, second, slow, claims[second]
 
 
 def _others(world: World, node: Node) -> list[Node]:

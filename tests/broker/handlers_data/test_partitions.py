@@ -100,7 +100,8 @@ async def test_repeats_are_recognised_after_a_restart() -> None:
     assert node.appended("t", batch([b"c"], producer_id=7, epoch=0, sequence=2)).base_offset == 2
 
 
-async def test_a_snapshot_of_records_that_were_lost_is_not_used() -> None:
+async def with_a_lost_record() -> Node:
+    """Of two records the log has lost the last one, and its snapshot knows of both."""
     node = Node()
     topic = await node.topic("t")
     node.appended("t", batch([b"a"], producer_id=7, epoch=0, sequence=0))
@@ -108,19 +109,16 @@ async def test_a_snapshot_of_records_that_were_lost_is_not_used() -> None:
     await node.partitions.close_all()
     node.storage.flush()
     node.log(topic).confirmed_offset = 1
-    node = await restarted(node)
+    return await restarted(node)
+
+
+async def test_a_snapshot_of_records_that_were_lost_is_not_used() -> None:
+    node = await with_a_lost_record()
     assert node.appended("t", batch([b"b"], producer_id=7, epoch=0, sequence=1)).base_offset == 1
 
 
 async def test_a_snapshot_of_records_that_were_lost_is_not_used_either_when_others_have_taken_their_offsets() -> None:
-    node = Node()
-    topic = await node.topic("t")
-    node.appended("t", batch([b"a"], producer_id=7, epoch=0, sequence=0))
-    node.appended("t", batch([b"b"], producer_id=7, epoch=0, sequence=1))
-    await node.partitions.close_all()
-    node.storage.flush()
-    node.log(topic).confirmed_offset = 1
-    node = await restarted(node)
+    node = await with_a_lost_record()
     assert node.appended("t", batch([b"x"], producer_id=8, epoch=0, sequence=0)).base_offset == 1
     node.storage.flush()
     node = await restarted(node)
