@@ -31,7 +31,7 @@ MEANINGS: Mapping[str, str] = {
     "wrong-size": "the catalog has another size for an object than the bucket: its index is not found",
     "wrong-range": "the catalog says that an object holds other offsets than its index does",
     "unreadable-row": "the catalog's list of what is in an object cannot be read",
-    "wrong-witness": "the catalog would never, or too early, let go of an object",
+    "wrong-witness": "the catalog keeps an object for what another one holds: it is let go too late, or never",
     "gap": "offsets that are in no object: what opens the stream stops there",
     "overlap": "offsets that are in two objects",
     "beyond-end": "objects reach beyond the end that the catalog has for the stream",

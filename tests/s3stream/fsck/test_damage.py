@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, insert, select, update
 
 from s3stream.catalog.api import StreamRange
-from s3stream.catalog.objects import object_key
+from s3stream.catalog.objects import object_key, retire_dead
 from s3stream.catalog.schema import (
     STREAM_OPEN,
     counters,
@@ -82,9 +82,10 @@ async def end_set_back(world: World) -> None:
     await world.sql(update(streams).where(streams.c.stream_id == world.log).values(end_offset=END - SPAN))
 
 
-async def witness_gone(world: World) -> None:
-    object_id, _, _ = await second(world)
-    await world.sql(update(objects).where(objects.c.object_id == object_id).values(witness_stream_id=None))
+async def witness_in_another_object(world: World) -> None:
+    object_id, _, ranges = await second(world)
+    later = max(each.end_offset for each in ranges) + SPAN
+    await world.sql(update(objects).where(objects.c.object_id == object_id).values(witness_end_offset=later))
 
 
 async def orphan(world: World) -> None:
@@ -120,7 +121,7 @@ HARMLESS: dict[str, tuple[Damage, str]] = {
     "row_lost, as seen from the stream": (row_lost, "gap"),
     "two_objects_hold_the_same": (two_objects_hold_the_same, "overlap"),
     "end_set_back": (end_set_back, "beyond-end"),
-    "witness_gone": (witness_gone, "wrong-witness"),
+    "witness_in_another_object": (witness_in_another_object, "wrong-witness"),
     "orphan": (orphan, "orphan"),
     "counter_set_back": (counter_set_back, "counter-behind"),
     "stream_row_lost": (stream_row_lost, "partition-without-stream"),
@@ -134,6 +135,17 @@ async def test_a_store_that_was_stopped_is_clean(world: World) -> None:
     assert report.problems == []
     assert report.object_count == 4
     assert await world.repair() == []
+
+
+async def test_a_witness_below_the_start_of_its_stream_is_no_damage_brokers_choose_another(world: World) -> None:
+    """Compaction leaves such ones: it does not know the starts of the streams that it did not touch."""
+    object_id, _, ranges = await second(world)
+    await world.sql(update(objects).where(objects.c.object_id == object_id).values(witness_end_offset=0))
+    assert (await world.check()).problems == []
+    assert await world.database.write(lambda tx: retire_dead(tx, None), idempotent=True) == 1
+    witness = select(objects.c.witness_stream_id, objects.c.witness_end_offset).where(objects.c.object_id == object_id)
+    row = await world.database.read(lambda tx: tx.execute(witness).one())
+    assert tuple(row) in {(each.stream_id, each.end_offset) for each in ranges}
 
 
 @pytest.mark.parametrize("name", HARMLESS)
