@@ -2,7 +2,8 @@
 
 A broker that confirms is a leader: so two never confirm for one stream in overlapping times, nor under one stream
 epoch, and what is confirmed only grows, whoever confirms. And it holds its lease, by the catalog's own clock: unless
-its log is one of objects, which a seal ends, or the catalog itself has just taken a commit.
+its log is one of objects, which a seal ends. What the catalog took a commit of may be told at any time, even by a
+broker that was paused before it heard the answer: every successor begins after it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from s3stream.append_log import AppendLog
+from s3stream.catalog.api import StreamInfo
+from s3stream.stream import S3Stream
 
 if TYPE_CHECKING:
     from tests.cluster_sim.world import World
@@ -35,7 +38,18 @@ class Observer:
         self.world = world
         self.history: dict[int, list[Confirmed]] = defaultdict(list)
         """Stream id -> what was confirmed, in the order in which that happened."""
+        self.begins: dict[int, dict[int, int]] = defaultdict(dict)
+        """Stream id -> epoch -> where who opened it went on."""
         self.confirmed_count = self.withheld_count = 0
+
+    def confirmed_by_commit(self, stream: Any) -> None:
+        begins = self.begins[stream.stream_id]
+        successor = min((epoch for epoch in begins if epoch > stream.epoch), default=None)
+        if successor is None:
+            self.confirmed(stream)
+        elif stream.confirmed_offset > begins[successor]:
+            told = f"stream {stream.stream_id}, epoch {stream.epoch}: {stream.confirmed_offset} was told"
+            self.world.violation("rewritten", f"{told}, epoch {successor} began at {begins[successor]}")
 
     def confirmed_by_log(self, stream: Any) -> None:
         self.confirmed(stream)
@@ -72,10 +86,14 @@ class Observer:
 
 @contextmanager
 def observed(observer: Observer) -> Iterator[None]:
-    tell, on_durable = AppendLog.tell, AppendLog.on_durable
+    tell, on_durable, begin = AppendLog.tell, AppendLog.on_durable, S3Stream.__init__
+
+    def observe_begin(self: S3Stream, info: StreamInfo, *arguments: Any) -> None:
+        observer.begins[info.stream_id].setdefault(info.epoch, info.end_offset)
+        begin(self, info, *arguments)
 
     def observe_tell(stream: Any) -> None:
-        observer.confirmed(stream)
+        observer.confirmed_by_commit(stream)
         tell(stream)
 
     def observe_on_durable(self: AppendLog, position: int) -> None:
@@ -87,10 +105,12 @@ def observed(observer: Observer) -> Iterator[None]:
         if due and not self.failed and self.pending and self.pending[0][0] <= position:
             observer.withheld_count += 1
 
+    S3Stream.__init__ = observe_begin  # type: ignore[method-assign, assignment]
     AppendLog.tell = staticmethod(observe_tell)  # type: ignore[method-assign, assignment]
     AppendLog.on_durable = observe_on_durable  # type: ignore[method-assign]
     try:
         yield
     finally:
+        S3Stream.__init__ = begin  # type: ignore[method-assign]
         AppendLog.tell = staticmethod(tell)  # type: ignore[method-assign]
         AppendLog.on_durable = on_durable  # type: ignore[method-assign]
