@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 LOOK_INTERVAL_S = 1.0
 """How often all other brokers are looked at when nothing tells of a change."""
+FOLLOW_RECOVERY_S, FOLLOW_RECOVERY_INTERVAL_S = 3.0, 0.02
+"""How long, and how often, another broker's recovery is asked after."""
 RETRY_MIN_S, RETRY_MAX_S = 2.0, 60.0
 """Pauses before a recovery that failed is tried again: it may read the whole log each time."""
 
@@ -109,8 +111,8 @@ class Failover:
         while True:
             self._woken.clear()
             try:
-                await self._look()
                 await self._share()
+                await self._look()
             except CatalogError as error:
                 log.debug("other brokers are not looked at: catalog unreachable", error=str(error))
             except Exception:
@@ -192,7 +194,7 @@ class Failover:
                 self._failed[broker.epoch] = (lease_clock() + pause_s, pause_s)
 
     async def _fence(self, broker: BrokerInfo, open_logs: AsyncExitStack) -> RecoverableWal | None:
-        """Its log, if it is out; its registration has ended then. Raises WalError if the log cannot be reached."""
+        """Its log, if it is out. Raises WalError if the log cannot be reached."""
         sealed_by_looking = is_sealed_by_looking(broker.wal_url)
         if sealed_by_looking and not self._watch.is_gone(broker.epoch) and not await self._has_lost_its_lease(broker):
             return None
@@ -200,8 +202,6 @@ class Failover:
         open_logs.push_async_callback(wal.close)
         if not wal.owner_is_out and not await self._has_lost_its_lease(broker):
             return None
-        if not broker.fenced:
-            await self._catalog.fence_broker(broker.node_id, broker.epoch)
         return wal
 
     async def _has_lost_its_lease(self, broker: BrokerInfo) -> bool:
@@ -224,18 +224,34 @@ class Failover:
         return lease_clock() >= self._leases_count_from
 
     async def _recover(self, broker: BrokerInfo, wal: RecoverableWal) -> None:
-        if not await store_answers(self._store):
+        answers, _ = await asyncio.gather(store_answers(self._store), self._end_registration(broker))
+        if not answers:
             await self._tell(broker, "the object store does not answer")
             return
-        if await self._catalog.claim_recovery(broker.node_id, broker.epoch, self._node_id, self._broker_epoch):
-            log.info("taking over", node=broker.node_id, epoch=broker.epoch)
-            await recover_claimed(self._catalog, self._store, self._settings, self._broker_epoch, wal, broker)
-            self._unrecoverable.pop(broker.epoch, None)
-            self._failed.pop(broker.epoch, None)
-            # the image may show nothing of it: a newer registration of that node has taken the place
-            self._shared_generation = -1
-            self._wake()
+        if not await self._catalog.claim_recovery(broker.node_id, broker.epoch, self._node_id, self._broker_epoch):
+            await self._follow_recovery()
+            return
+        log.info("taking over", node=broker.node_id, epoch=broker.epoch)
+        await recover_claimed(self._catalog, self._store, self._settings, self._broker_epoch, wal, broker)
+        self._unrecoverable.pop(broker.epoch, None)
+        self._failed.pop(broker.epoch, None)
         await self._image.refresh()
+        # which may show nothing of it: a newer registration of that node has taken the place
+        self._shared_generation = -1
+        self._wake()
+        await wal.discard()
+
+    async def _end_registration(self, broker: BrokerInfo) -> None:
+        if not broker.fenced:
+            await self._catalog.fence_broker(broker.node_id, broker.epoch)
+
+    async def _follow_recovery(self) -> None:
+        """Somebody else is at it: learn at once what is led here then."""
+        until = lease_clock() + FOLLOW_RECOVERY_S
+        await self._image.refresh()
+        while self._any_partition_is_left() and lease_clock() < until:
+            await asyncio.sleep(FOLLOW_RECOVERY_INTERVAL_S)
+            await self._image.refresh()
 
     async def _tell(self, broker: BrokerInfo, reason: str) -> None:
         if self._unrecoverable.get(broker.epoch) == reason:

@@ -31,6 +31,7 @@ from broker.leadership import find_partition
 from broker.partition.inspection import InspectionBudget
 from broker.partition.opening import recover_states
 from broker.partition.partition import Partition
+from broker.partition.replay_budget import ReplayBudget
 from broker.produce_throttle import ProduceThrottle
 from s3stream.api import Storage, StorageError, StreamFenced
 from s3stream.catalog.api import CatalogError, Changes, PartitionInfo, TopicInfo, UnknownStream
@@ -76,6 +77,7 @@ class Partitions:
         self._follows_new_topics = False
         self._closed = False
         self._inspections = InspectionBudget()
+        self._replay = ReplayBudget()
         self.throttle = ProduceThrottle(storage.pressure_level)
         self._unsubscribe = image.subscribe(self._follow)
 
@@ -215,7 +217,8 @@ class Partitions:
                 continue
             config = self._image.topic_config(topic.name)
             place = topic.name, topic.topic_id.bytes, info.index, info.leader_epoch
-            self._add(Partition(*place, *pair, config, state, self._inspections), topic.topic_id)
+            self._add(Partition(*place, *pair, config, state, self._inspections, self._replay), topic.topic_id)
+        self._replay.share_among(len(self._by_name))
         self._release_parked()
 
     def _stays_offline(self, topic: TopicInfo, info: PartitionInfo, error: Exception) -> None:

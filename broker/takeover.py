@@ -178,6 +178,7 @@ async def recover_logs(
             own = [broker for broker in own if await _claim(catalog, settings, broker_epoch, broker, waits=True)]
             # what others have recovered is dropped record by record: that shows that the log and the catalog agree
             await recover_fenced(catalog, store, settings, broker_epoch, own_wal, own)
+            await own_wal.discard()
         finally:
             await own_wal.close()
     for broker in waiting:
@@ -234,6 +235,7 @@ async def _recover_other(
     try:
         if await _claim(catalog, settings, broker_epoch, broker, waits=broker.wal_url == settings.wal_url):
             await recover_claimed(catalog, store, settings, broker_epoch, wal, broker)
+            await wal.discard()
     finally:
         await wal.close()
 
@@ -296,8 +298,7 @@ async def recover_fenced(
     wal: RecoverableWal,
     owners: list[BrokerInfo],
 ) -> None:
-    """Bring the tail of a log into objects, tell the catalog that its owners are recovered, empty the log."""
+    """Bring the tail of a log into objects, tell the catalog that its owners are recovered. The log may be emptied."""
     await recover_wal(wal, catalog, store, settings.node_id, broker_epoch, settings=settings.storage)
     for broker in owners:
         await catalog.recovered(broker.node_id, broker.epoch, settings.node_id, broker_epoch)
-    await wal.discard()

@@ -25,6 +25,7 @@ from broker.partition.load import PartitionLoad
 from broker.partition.log_view import LogView
 from broker.partition.opening import RecoveredState
 from broker.partition.producer_state import NO_PRODUCER_ID, ActiveProducer, ProducerStates, SequencedBatch
+from broker.partition.replay_budget import SNAPSHOT_SHARE, ReplayBudget
 from broker.partition.state_log import NO_TIMESTAMP, StateLog
 from broker.partition.verification import VerificationGuard, Verifications
 from broker.partition.waiters import DurableCallback, FetchWaiter, Waiters
@@ -35,12 +36,6 @@ from s3stream.api import StorageError, StorageFull, Stream, StreamClosed
 from wal.api import Buffer
 
 log = structlog.get_logger()
-
-SNAPSHOT_INTERVAL_SIZE = 64 << 20
-"""Bytes appended between two snapshots: what an opening after a crash has to replay at most."""
-_LARGE_SNAPSHOT_SIZE = 8 << 20
-_LARGE_SNAPSHOT_SHARE = 8
-"""A larger snapshot (many aborted transactions) is repeated only after so many times its size."""
 
 
 class Appended(NamedTuple):
@@ -57,6 +52,7 @@ class Partition(LogView):
     __slots__ = (
         "_failure",
         "_inspections",
+        "_replay",
         "_rules",
         "_snapshots",
         "_trimming",
@@ -86,6 +82,7 @@ class Partition(LogView):
         config: TopicConfig,
         recovered: RecoveredState,
         inspections: InspectionBudget | None = None,
+        replay: ReplayBudget | None = None,
     ) -> None:
         super().__init__(log_stream, recovered.producers.transactions, recovered.leader_epochs)
         self.topic = topic
@@ -98,6 +95,7 @@ class Partition(LogView):
         self._failure: StorageError | None = None
         self.load = PartitionLoad()
         self._inspections = inspections or InspectionBudget()
+        self._replay = replay or ReplayBudget()
         self._verifications = Verifications()
         self._snapshots = StateLog(state_stream, recovered.snapshot_offset)
         self._unsnapshotted_size = recovered.replayed_size
@@ -109,7 +107,7 @@ class Partition(LogView):
         log_stream.on_confirmed = self._on_confirmed
         log_stream.on_failed = self._on_failed
         if recovered.supersedes:
-            self._unsnapshotted_size = SNAPSHOT_INTERVAL_SIZE
+            self._unsnapshotted_size = self._replay.interval
             self._save(NO_TIMESTAMP)
 
     # -- configuration and leadership -------------------------------------------------------------------------------
@@ -190,7 +188,7 @@ class Partition(LogView):
             )
         if transactional and self._verifications:
             self._verifications.end(producer_id)
-        if self._unsnapshotted_size >= SNAPSHOT_INTERVAL_SIZE:
+        if self._unsnapshotted_size >= self._replay.interval:
             self._save_at_interval(now_ms)
         return Appended(base_offset, base_offset + count, append_time)
 
@@ -248,7 +246,7 @@ class Partition(LogView):
                 header.is_transactional,
             )
             self._verifications.end(producer_id)
-        if self._unsnapshotted_size >= SNAPSHOT_INTERVAL_SIZE:
+        if self._unsnapshotted_size >= self._replay.interval:
             self._save_at_interval(header.max_timestamp)
         return base_offset + count
 
@@ -279,7 +277,7 @@ class Partition(LogView):
         self._append(batch, base_offset, 1, now_ms)
         self.producers.record_marker(producer_id, producer_epoch, coordinator_epoch, commit, base_offset, now_ms)
         self._verifications.end(producer_id)
-        if self._unsnapshotted_size >= SNAPSHOT_INTERVAL_SIZE:
+        if self._unsnapshotted_size >= self._replay.interval:
             self._save_at_interval(now_ms)
         return base_offset + 1
 
@@ -403,8 +401,7 @@ class Partition(LogView):
             self._save(now_ms)
 
     def _save_at_interval(self, now_ms: int) -> None:
-        size = self._snapshots.snapshot_size
-        if size <= _LARGE_SNAPSHOT_SIZE or self._unsnapshotted_size >= size * _LARGE_SNAPSHOT_SHARE:
+        if self._unsnapshotted_size >= self._snapshots.snapshot_size * SNAPSHOT_SHARE:
             self._save(now_ms)
 
     def _save(self, now_ms: int) -> None:

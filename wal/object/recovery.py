@@ -109,24 +109,37 @@ async def fence_object_wal(
     If that is not `epoch`, it is another owner's, who has done nothing: WalOfAnotherEpoch, and it stays as it is.
     Closes `store` with the result, or when this fails. Raises WalForeign, WalUnreachable, WalCorrupt.
     """
+    ahead: _ReadAhead | None = None
     try:
-        await _check_owner(store, owner, claims=False)
-        epochs = await _list(store)
+        epochs = await _list_of(store, owner)
         if not epochs:
             raise WalUnreachable("there is no log")
         last = max(epochs)
         if epoch is not None and last != epoch:
             raise WalOfAnotherEpoch(last, epoch)
+        ahead = _ReadAhead(store, last)
         needed = 0
         if not epochs[last].is_discarded:
-            needed = await _seal(store, last)
-        return ObjectRecoverableWal(store, last, needed, epochs[last].is_discarded)
-    except StoreTrouble as error:
+            needed = await _seal(store, last, epochs[last].sequences, ahead)
+        return ObjectRecoverableWal(store, ahead, needed, epochs[last].is_discarded)
+    except BaseException as error:
+        if ahead is not None:
+            await ahead.close()
         await store.close()
-        raise WalUnreachable(str(error)) from error
-    except BaseException:
-        await store.close()
+        if isinstance(error, StoreTrouble):
+            raise WalUnreachable(str(error)) from error
         raise
+
+
+async def _list_of(store: SlotStore, owner: str | None) -> dict[int, _Epoch]:
+    """Raises WalForeign if it belongs to somebody else."""
+    listing = asyncio.create_task(_list(store))
+    try:
+        await _check_owner(store, owner, claims=False)
+        return await listing
+    finally:
+        listing.cancel()
+        await asyncio.gather(listing, return_exceptions=True)
 
 
 async def _check_owner(store: SlotStore, owner: str | None, *, claims: bool) -> None:
@@ -145,55 +158,97 @@ async def _check_owner(store: SlotStore, owner: str | None, *, claims: bool) -> 
         raise WalForeign(f"the log belongs to cluster {named.decode(errors='replace')}, not to {owner}")
 
 
-async def _seal(store: SlotStore, epoch: int) -> int:
-    """Seal; returns the first sequence that is needed."""
-    writer = uuid4().bytes
-    missing_before = -1
-    while True:
+async def _seal(store: SlotStore, epoch: int, sequences: set[int], ahead: _ReadAhead) -> int:
+    """Seal what is listed; returns the first sequence that is needed."""
+    missing: set[int] = set()
+    while (needed := await _try_to_seal(store, epoch, sequences, missing, ahead)) is None:
         sequences = (await _list(store, epoch))[epoch].sequences
-        try:
-            highest, _ = await _read(store, slot_key(epoch, max(sequences)))
-        except SlotMissing:
-            # deleted since it was listed: others are there by now
-            continue
-        if highest.kind in _ENDS:
-            return highest.needed
-        end = highest.needed
-        while end in sequences:
-            end += 1
-        if end < highest.unconfirmed:
-            # it may have been created while the others were listed
-            if end == missing_before:
-                raise WalCorrupt(f"{slot_key(epoch, end)} is missing")
-            missing_before = end
-            continue
-        seal = SlotHeader(Kind.SEAL, epoch, end, highest.end_position, highest.needed, end, writer)
-        try:
-            await store.create(slot_key(epoch, end), encode_slot(seal))
-        except SlotTaken:
-            continue
-        needed = await _needed(store, epoch)
-        if needed <= end:
-            return needed
-        await store.delete([slot_key(epoch, end)])
+    return needed
 
 
-async def _needed(store: SlotStore, epoch: int) -> int:
-    """What the latest slot says that is needed."""
+async def _try_to_seal(
+    store: SlotStore, epoch: int, sequences: set[int], missing: set[int], ahead: _ReadAhead
+) -> int | None:
+    """None: others wrote meanwhile, the log is to be listed again. `missing`: what was not there in former lists."""
+    try:
+        highest, _ = await _read(store, slot_key(epoch, max(sequences)))
+    except SlotMissing:
+        # deleted since it was listed: others are there by now
+        return None
+    if highest.kind in _ENDS:
+        return highest.needed
+    end = highest.needed
+    while end in sequences:
+        end += 1
+    if end < highest.unconfirmed:
+        # it may have been created while the others were listed
+        if end in missing:
+            raise WalCorrupt(f"{slot_key(epoch, end)} is missing")
+        missing.add(end)
+        return None
+    # what is there does not change any more
+    ahead.ask(range(highest.needed, end))
+    seal = SlotHeader(Kind.SEAL, epoch, end, highest.end_position, highest.needed, end, uuid4().bytes)
+    try:
+        await store.create(slot_key(epoch, end), encode_slot(seal))
+    except SlotTaken:
+        return None
+    needed = await _needed(store, epoch, seal)
+    if needed <= end:
+        return needed
+    await store.delete([slot_key(epoch, end)])
+    return None
+
+
+async def _needed(store: SlotStore, epoch: int, seal: SlotHeader) -> int:
+    """What the latest slot says that is needed: the seal, most likely."""
     while True:
-        sequences = (await _list(store, epoch))[epoch].sequences
+        last = max((await _list(store, epoch))[epoch].sequences)
+        if last == seal.sequence:
+            return seal.needed
         try:
-            return (await _read(store, slot_key(epoch, max(sequences))))[0].needed
+            return (await _read(store, slot_key(epoch, last)))[0].needed
         except SlotMissing:
             continue
+
+
+class _ReadAhead:
+    """Slots of an epoch, a few asked for before they are read. They do not change once they are there."""
+
+    def __init__(self, store: SlotStore, epoch: int) -> None:
+        self.epoch = epoch
+        self._store = store
+        self._asked: dict[int, asyncio.Task[tuple[SlotHeader, Buffer]]] = {}
+
+    def ask(self, sequences: range) -> None:
+        for sequence in sequences[:_READ_AHEAD_COUNT]:
+            if sequence not in self._asked:
+                self._asked[sequence] = asyncio.create_task(_read(self._store, slot_key(self.epoch, sequence)))
+
+    async def read(self, sequence: int) -> tuple[SlotHeader, Buffer]:
+        """Raises SlotMissing, WalCorrupt, StoreTrouble."""
+        self.ask(range(sequence, sequence + _READ_AHEAD_COUNT))
+        try:
+            return await self._asked.pop(sequence)
+        except SlotMissing:
+            # it may not have been there yet when it was asked for
+            return await _read(self._store, slot_key(self.epoch, sequence))
+
+    async def close(self) -> None:
+        asked = [*self._asked.values()]
+        self._asked.clear()
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 class ObjectRecoverableWal:
     """See `wal.api.RecoverableWal`."""
 
-    def __init__(self, store: SlotStore, epoch: int, needed: int, is_discarded: bool) -> None:
+    def __init__(self, store: SlotStore, ahead: _ReadAhead, needed: int, is_discarded: bool) -> None:
         self._store = store
-        self._epoch = epoch
+        self._ahead = ahead
+        self._epoch = ahead.epoch
         self._needed = needed
         self._is_discarded = is_discarded
         self._end: SlotHeader | None = None
@@ -218,16 +273,12 @@ class ObjectRecoverableWal:
             raise WalUnreachable(str(error)) from error
 
     async def _slots(self) -> AsyncIterator[tuple[SlotHeader, Buffer]]:
-        """From the first that is needed up to the one that ends the log, read a few ahead."""
-        ahead: list[asyncio.Task[tuple[SlotHeader, Buffer]]] = []
+        """From the first that is needed up to the one that ends the log."""
         sequence = self._needed
         try:
             while True:
-                while len(ahead) < _READ_AHEAD_COUNT:
-                    key = slot_key(self._epoch, sequence + len(ahead))
-                    ahead.append(asyncio.create_task(_read(self._store, key)))
                 try:
-                    header, slot = await ahead.pop(0)
+                    header, slot = await self._ahead.read(sequence)
                 except SlotMissing:
                     raise WalCorrupt(f"{slot_key(self._epoch, sequence)} is missing") from None
                 if header.kind in _ENDS:
@@ -236,9 +287,7 @@ class ObjectRecoverableWal:
                 yield header, slot
                 sequence += 1
         finally:
-            for task in ahead:
-                task.cancel()
-            await asyncio.gather(*ahead, return_exceptions=True)
+            await self._ahead.close()
 
     async def discard(self) -> None:
         if self._is_discarded:
@@ -270,6 +319,7 @@ class ObjectRecoverableWal:
         return self._end
 
     async def close(self) -> None:
+        await self._ahead.close()
         await self._store.close()
 
 

@@ -21,6 +21,7 @@ from broker.partition import partition as partition_module
 from broker.partition.log_view import READ_COMMITTED
 from broker.partition.opening import RecoveredState, empty_state, recover_state
 from broker.partition.partition import Partition
+from broker.partition.replay_budget import ReplayBudget
 from broker.partition.snapshot import decode_snapshot
 from broker.partition.verification import VerificationGuard
 from protocol.errors import ErrorCode
@@ -52,7 +53,7 @@ class Event:
 
 
 class World:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, snapshot_interval: int) -> None:
         self.rng = random.Random(seed)
         self.log, self.state = FakeStream(1), FakeStream(2)
         self.events: list[Event] = []
@@ -60,10 +61,12 @@ class World:
         self.coordinator_epoch = 0
         self.guards: dict[int, VerificationGuard] = {}
         self.stale_guards: list[tuple[int, VerificationGuard]] = []
+        self.replay = ReplayBudget()
+        self.replay.interval = snapshot_interval
         self._open(empty_state())
 
     def _open(self, recovered: RecoveredState) -> None:
-        self.partition = Partition("t", bytes(16), 0, 1, self.log, self.state, CONFIG, recovered)
+        self.partition = Partition("t", bytes(16), 0, 1, self.log, self.state, CONFIG, recovered, replay=self.replay)
 
     # -- what the model derives from the batches --------------------------------------------------------------------
     def last_of(self, producer: int) -> Event | None:
@@ -302,7 +305,7 @@ class World:
 async def test_readers_and_replay_agree_with_the_batches(
     seed: int, snapshot_interval: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition_module, "SNAPSHOT_INTERVAL_SIZE", snapshot_interval)
-    world = World(seed * 1000 + snapshot_interval)
+    monkeypatch.setattr(partition_module, "SNAPSHOT_SHARE", 0)
+    world = World(seed * 1000 + snapshot_interval, snapshot_interval)
     for _ in range(STEPS):
         await world.step()
