@@ -11,7 +11,6 @@ import pytest
 
 from broker import partitions as partitions_module
 from broker.partition import opening as opening_module
-from broker.partition import partition as partition_module
 from broker.partition.opening import RecoveredState, recover_state
 from broker.partition.partition import Partition
 from broker.partition.state_log import SNAPSHOTS_KEPT
@@ -22,6 +21,7 @@ from s3stream.objectstore.api import StoreUnreachable
 from tests.broker.handlers_data.node import NODE_ID, Node
 from tests.broker.partition.batches import batch
 from tests.broker.partition.fake_stream import FakeStream
+from tests.broker.partition.intervals import snapshot_every
 
 
 def state_of(partition: Partition) -> tuple[object, ...]:
@@ -61,7 +61,7 @@ def produce_at_random(node: Node, rng: random.Random, count: int, next_sequence:
 async def test_the_state_after_a_restart_is_the_state_before(
     clean: bool, snapshot_interval: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition_module, "SNAPSHOT_INTERVAL_SIZE", snapshot_interval)
+    snapshot_every(monkeypatch, snapshot_interval)
     rng = random.Random(snapshot_interval)
     node = Node()
     await node.topic("t")
@@ -229,7 +229,7 @@ async def test_leading_on_under_a_newer_epoch_begins_a_new_epoch() -> None:
 
 
 async def test_old_snapshots_are_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition_module, "SNAPSHOT_INTERVAL_SIZE", 1)
+    snapshot_every(monkeypatch, 1)
     node = Node()
     topic = await node.topic("t")
     for _ in range(10):
@@ -242,7 +242,7 @@ async def test_old_snapshots_are_trimmed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_what_the_broker_itself_appends_is_in_snapshots_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition_module, "SNAPSHOT_INTERVAL_SIZE", 200)
+    snapshot_every(monkeypatch, 200)
     node = Node()
     topic = await node.topic("t")
     partition = node.partitions.get("t", 0)

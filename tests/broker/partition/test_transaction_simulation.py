@@ -17,17 +17,16 @@ import pytest
 from broker.config.broker_config import BrokerConfig
 from broker.config.topic_config import TopicConfig
 from broker.partition import PartitionError
-from broker.partition import partition as partition_module
 from broker.partition.log_view import READ_COMMITTED
 from broker.partition.opening import RecoveredState, empty_state, recover_state
 from broker.partition.partition import Partition
-from broker.partition.replay_budget import ReplayBudget
 from broker.partition.snapshot import decode_snapshot
 from broker.partition.verification import VerificationGuard
 from protocol.errors import ErrorCode
 from tests.broker.partition.batches import NOW_MS, batch
 from tests.broker.partition.committed_reader import visible_offsets
 from tests.broker.partition.fake_stream import FakeStream
+from tests.broker.partition.intervals import snapshot_every
 
 CONFIG = TopicConfig.resolve({}, BrokerConfig())
 EPOCH_EACH = (1, 2, 3)
@@ -53,7 +52,7 @@ class Event:
 
 
 class World:
-    def __init__(self, seed: int, snapshot_interval: int) -> None:
+    def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.log, self.state = FakeStream(1), FakeStream(2)
         self.events: list[Event] = []
@@ -61,12 +60,10 @@ class World:
         self.coordinator_epoch = 0
         self.guards: dict[int, VerificationGuard] = {}
         self.stale_guards: list[tuple[int, VerificationGuard]] = []
-        self.replay = ReplayBudget()
-        self.replay.interval = snapshot_interval
         self._open(empty_state())
 
     def _open(self, recovered: RecoveredState) -> None:
-        self.partition = Partition("t", bytes(16), 0, 1, self.log, self.state, CONFIG, recovered, replay=self.replay)
+        self.partition = Partition("t", bytes(16), 0, 1, self.log, self.state, CONFIG, recovered)
 
     # -- what the model derives from the batches --------------------------------------------------------------------
     def last_of(self, producer: int) -> Event | None:
@@ -305,7 +302,7 @@ class World:
 async def test_readers_and_replay_agree_with_the_batches(
     seed: int, snapshot_interval: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition_module, "SNAPSHOT_SHARE", 0)
-    world = World(seed * 1000 + snapshot_interval, snapshot_interval)
+    snapshot_every(monkeypatch, snapshot_interval)
+    world = World(seed * 1000 + snapshot_interval)
     for _ in range(STEPS):
         await world.step()

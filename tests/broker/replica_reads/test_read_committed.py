@@ -10,7 +10,6 @@ import os
 
 import pytest
 
-from broker.partition import partition as partition_module
 from broker.partition.log_view import READ_COMMITTED
 from broker.partition.snapshot import decode_snapshot
 from broker.replica_reads.view import BACK_TO_LEADER, ReplicaView
@@ -18,6 +17,7 @@ from s3stream.api import FetchResult, OffsetOutOfRange
 from s3stream.catalog.api import PartitionInfo
 from tests.broker.partition.committed_reader import visible_offsets
 from tests.broker.partition.fake_stream import FakeStream
+from tests.broker.partition.intervals import snapshot_every
 from tests.broker.partition.test_transaction_simulation import World
 
 STEPS = 100
@@ -109,7 +109,7 @@ class ReplicaWorld(World):
 async def test_a_view_tells_a_committed_reader_what_the_batches_say(
     snapshot_interval: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition_module, "SNAPSHOT_INTERVAL_SIZE", snapshot_interval)
+    snapshot_every(monkeypatch, snapshot_interval)
     served = 0
     for seed in range(int(os.environ.get("TAILRACE_SIM_SEEDS", "10"))):
         world = ReplicaWorld(seed * 1000 + snapshot_interval)
