@@ -3,8 +3,8 @@
 Invariants
 ----------
 * `get` returns a partition only while it is led here and its state has been recovered.
-* Of thousands a few are opened at a time, in one catalog transaction: first the internal ones, and those that requests
-  are parked for.
+* Of thousands a few are opened at a time, in one catalog transaction (`openings`): first the internal ones, and those
+  that requests are parked for.
 * Opening and closing of one topic never overlap, and nothing is opened that is still to be closed.
 * A partition that is being handed over (`broker.handoff`) accepts nothing but is read on (`readable`), until the image
   says that another broker leads it, or it goes on here.
@@ -28,6 +28,7 @@ from broker.cluster.image import MetadataImage
 from broker.handoff.parking import Parked, Parking
 from broker.handoff.refused import RefusedBatches
 from broker.leadership import find_partition
+from broker.openings import Openings, Wanted
 from broker.partition.inspection import InspectionBudget
 from broker.partition.opening import recover_states
 from broker.partition.partition import Partition
@@ -38,17 +39,12 @@ from s3stream.catalog.api import CatalogError, Changes, PartitionInfo, TopicInfo
 
 log = structlog.get_logger()
 
-RECOVERIES_MAX = 32
-"""Partitions whose state is read at the same time."""
-OPENED_AT_ONCE = 200
-"""Partitions that are opened together: what is asked for meanwhile waits for so many, not for all."""
 REOPEN_MIN_S, REOPEN_MAX_S = 0.05, 1.0
 """Pauses before topics that could not be opened are tried again, each twice as long as the one before."""
 
 OFFLINE_INTERVAL_S = 60.0
 """Pause before a partition that could not be read is tried again."""
 
-_Wanted = tuple[TopicInfo, PartitionInfo]
 Watcher = Callable[[Partition], None]
 
 
@@ -63,11 +59,11 @@ class Partitions:
         self._by_name: dict[tuple[str, int], Partition] = {}
         self._by_topic: dict[UUID, dict[int, Partition]] = {}
         self._locks: defaultdict[UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._recovering = asyncio.Semaphore(RECOVERIES_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: dict[str, tuple[Watcher, Watcher]] = {}
         self._departing: dict[tuple[str, int], Partition] = {}
         self._parking = Parking()
+        self._openings = Openings(self._open, self._parking.places)
         self.refused = RefusedBatches(image)
         self._offline: dict[UUID, set[int]] = {}
         """Partitions that are to be tried again."""
@@ -112,7 +108,10 @@ class Partitions:
     def park(self, topic: str, index: int, parked: Parked) -> bool:
         """Have `parked` called when the partition has arrived or gone, or when that takes too long. False: there is
         nothing to wait for, or no room."""
-        return self.in_transit(topic, index) and self._parking.park((topic, index), parked)
+        if not self.in_transit(topic, index) or not self._parking.park((topic, index), parked):
+            return False
+        self._openings.asked((topic, index))
+        return True
 
     def leave_parking(self, topic: str, index: int, parked: Parked) -> None:
         """Nobody waits for that any more: it is not called, unless it was already."""
@@ -137,13 +136,10 @@ class Partitions:
             # they may have changed meanwhile
             present = [self._image.topic_by_id(topic.topic_id.bytes) or topic for topic in topics]
             missing = [(t, each) for t in present for each in t.partitions if self._is_missing(t, each)]
-            while missing:
-                waited_for = set(self._parking.places())
-                missing.sort(key=lambda each: not (each[0].internal or (each[0].name, each[1].index) in waited_for))
-                some, missing = missing[:OPENED_AT_ONCE], missing[OPENED_AT_ONCE:]
-                await self._open([each for each in map(self._present, some) if self._is_missing(*each)])
+            if missing:
+                await self._openings.open(sorted(missing, key=lambda each: not each[0].internal))
 
-    def _present(self, wanted: _Wanted) -> _Wanted:
+    def _present(self, wanted: Wanted) -> Wanted:
         topic = self._image.topic_by_id(wanted[0].topic_id.bytes) or wanted[0]
         return topic, topic.partitions[wanted[1].index]
 
@@ -196,14 +192,15 @@ class Partitions:
             and (topic.topic_id, partition.index) not in self._shut
         )
 
-    async def _open(self, wanted: Sequence[_Wanted]) -> None:
+    async def _open(self, wanted: Sequence[Wanted], recovering: asyncio.Semaphore) -> None:
+        wanted = [each for each in map(self._present, wanted) if self._is_missing(*each)]
         if not wanted:
             return
         stream_ids = [each for _, info in wanted for each in (info.log_stream_id, info.state_stream_id)]
         streams = await self._storage.open_streams(stream_ids)
         pairs = list(zip(streams[::2], streams[1::2], strict=True))
         try:
-            recovered = await recover_states(pairs, self._recovering)
+            recovered = await recover_states(pairs, recovering)
         except Exception:
             # so that they can be opened again
             await asyncio.gather(*(each.close() for each in streams), return_exceptions=True)

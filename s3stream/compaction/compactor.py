@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -69,13 +69,13 @@ class CompactionStats:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """When there was nothing to merge in a stream: its number of ranges, from where on to look next, and the set
-    objects that have something of it from there on."""
+    """When there was nothing to merge in a stream: its number of ranges, from where on to look next, and the objects
+    from there on that were not to be merged: set objects, and what is left alone."""
 
     epoch: int
     count: int
     offset: int
-    set_ids: tuple[int, ...] = ()
+    apart_ids: tuple[int, ...] = ()
 
 
 class Compactor:
@@ -115,13 +115,13 @@ class Compactor:
         self._throttle = Throttle(settings.compaction_rate, lambda: reader.is_loading)
         self._looks: dict[int, _Look] = {}
         self._left_alone: dict[int, float] = {}
-        """Set objects that could not be read -> until when."""
+        """Objects that could not be read, and what was to be rewritten with them -> until when."""
         self._set_ids: frozenset[int] = frozenset()
         """Set objects at the last look, of all brokers ..."""
         self._newest_set_id = 0
         """... and the largest of their ids, so far."""
-        self._vanished: set[int] = set()
-        """Set objects that are none any more, since all streams were passed."""
+        self._apart_ids: frozenset[int] = frozenset()
+        """What does not count as a stream's own: set objects, and what is left alone."""
         self._reloads_left = RELOADS_MAX
         self._busy: set[int] = set()
         """Streams that are being rewritten."""
@@ -157,9 +157,8 @@ class Compactor:
         now = asyncio.get_running_loop().time()
         self._left_alone = {key: until for key, until in self._left_alone.items() if until > now}
         found = await self._catalog.set_objects()
-        set_ids = frozenset(each.object_id for each in found)
-        self._vanished |= self._set_ids - set_ids
-        self._set_ids = set_ids
+        self._set_ids = frozenset(each.object_id for each in found)
+        self._apart_ids = self._set_ids | self._left_alone.keys()
         self._newest_set_id = max(self._set_ids, default=self._newest_set_id)
         sets = [each for each in found if self.adopts(each.node_id) and each.object_id not in self._left_alone]
         plan = plan_sets(sets, self._limits, self._settings.set_object_age_ms_max)
@@ -177,10 +176,15 @@ class Compactor:
         try:
             return await self._replace(await SetRewriting(plan, infos, sources, uploads, self._limits).run())
         except (ObjectCorrupt, ObjectMissing):
-            self._left_alone.update((each.object_id, now + LEFT_ALONE_S) for each in plan.sources)
+            self._leave_alone(refs)
             raise
         finally:
             self._count(sum(source.bytes_read for source in sources), uploads)
+
+    def _leave_alone(self, refs: Iterable[ObjectRef]) -> None:
+        """For a while: the rest must not wait for what cannot be read."""
+        until = asyncio.get_running_loop().time() + LEFT_ALONE_S
+        self._left_alone.update((ref.object_id, until) for ref in refs)
 
     # -- ranges of streams ---------------------------------------------------------------------------------------------
 
@@ -191,8 +195,6 @@ class Compactor:
                 await asyncio.sleep(0)
             if self._is_new(stream) and await self._look_at(stream):
                 return True
-        if self._reloads_left:
-            self._vanished.clear()
         if len(self._looks) > 2 * len(self._streams):
             self._looks = {key: value for key, value in self._looks.items() if key in self._streams}
         return False
@@ -206,7 +208,7 @@ class Compactor:
             and (
                 look is None
                 or (look.epoch, look.count) != (stream.epoch, count)
-                or not self._vanished.isdisjoint(look.set_ids)
+                or not self._apart_ids.issuperset(look.apart_ids)
             )
             and stream.stream_id not in self._busy
             and self._streams.get(stream.stream_id) is stream
@@ -225,7 +227,8 @@ class Compactor:
                 self._reloads_left -= 1
                 may_be_behind = False
                 continue
-            sizes, mergeable = [each.size for each, _ in located], [not ref.shared for _, ref in located]
+            sizes = [each.size for each, _ in located]
+            mergeable = [not ref.shared and ref.object_id not in self._left_alone for _, ref in located]
             found = plan_merge(sizes, mergeable, self._limits)
             if found is not None:
                 return await self._merge(stream, located[found[0] : found[1]])
@@ -236,8 +239,10 @@ class Compactor:
             if located:
                 offset = unsettled[0][0].start_offset if unsettled else located[-1][0].end_offset
             if is_last:
-                set_ids = tuple(ref.object_id for _, ref in unsettled if ref.shared)
-                self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), offset, set_ids)
+                apart_ids = tuple(
+                    ref.object_id for _, ref in unsettled if ref.shared or ref.object_id in self._left_alone
+                )
+                self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), offset, apart_ids)
             await asyncio.sleep(0)
             if is_last:
                 return False
@@ -258,7 +263,7 @@ class Compactor:
                 await self._reload(stream)
                 start_offset, after = located[0][0].start_offset, located[-1][0].end_offset
                 if stream.committed_ranges.located(stream.stream_id, start_offset, after) == list(located):
-                    self._looks[stream.stream_id] = _Look(stream.epoch, len(stream.committed_ranges), after)
+                    self._leave_alone(ref for _, ref in located)
                 raise
             if not done:
                 await self._reload(stream)

@@ -1,13 +1,16 @@
 """Reads an object front to back: chosen ranges of it, block by block, every block verified.
 
 Beside the block cache, which is for clients. An object is read in pieces of some MiB; a small one with a single
-request.
+request. What comes damaged is asked for once more: it may have been so on its way only.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+import structlog
+
+from s3stream.api import ObjectCorrupt
 from s3stream.catalog.api import StreamRange
 from s3stream.committed_ranges import ObjectRef
 from s3stream.compaction.throttle import Throttle
@@ -16,6 +19,8 @@ from s3stream.object.writer import Batch
 from s3stream.objectstore.api import ObjectStore
 from s3stream.upload_pipeline import Offload
 from wal.api import Buffer
+
+log = structlog.get_logger()
 
 PIECE_SIZE = 2 << 20
 """Bytes of one request; a larger block is read as a whole."""
@@ -37,9 +42,19 @@ class ObjectSource:
 
     async def parts(self, wanted: Sequence[StreamRange]) -> AsyncIterator[Part]:
         """The blocks of these ranges, which are sorted. Raises StoreError, ObjectCorrupt."""
-        index = await self._index()
+        try:
+            index = await self._index()
+        except ObjectCorrupt as error:
+            log.warning("an index is damaged, it is read again", error=str(error))
+            index = await self._index()
         for piece in _pieces(_entries(index, wanted)):
-            for part in await self._read(piece):
+            try:
+                parts = await self._read(piece)
+            except ObjectCorrupt as error:
+                log.warning("a block is damaged, it is read again", error=str(error))
+                self._whole = None
+                parts = await self._read(piece)
+            for part in parts:
                 yield part
 
     async def _index(self) -> ObjectIndex:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from s3stream.api import FetchResult
+from s3stream.api import FetchResult, ObjectCorrupt
 from s3stream.committed_ranges import CommittedRanges
 from s3stream.compaction import compactor as compactor_module
 from s3stream.compaction.plan import Limits
@@ -292,3 +292,68 @@ async def test_a_stream_that_nobody_writes_to_notices_it_too() -> None:
         for stream in streams:
             live = {info.object_id for info in await rig.catalog.live_objects([stream.stream_id])}
             assert {ref.object_id for _, ref in stream.committed_ranges.located(stream.stream_id, 0, NEVER)} == live
+
+
+@virtual
+async def test_set_objects_that_came_and_went_between_two_rounds_are_noticed_too() -> None:
+    rig = rig_of()
+    async with running(rig) as streams:
+        compactor = rig.storage.compactor
+        compactor.adopts = lambda node: False
+        await write(rig, streams, 20)
+        assert not await compactor._merge_any()
+        other = copy.copy(compactor)
+        other.adopts, other._streams = (lambda node: True), {}
+        while await other.compact():
+            pass
+        await settle(rig)
+        for stream in streams:
+            live = {info.object_id for info in await rig.catalog.live_objects([stream.stream_id])}
+            assert {ref.object_id for _, ref in stream.committed_ranges.located(stream.stream_id, 0, NEVER)} == live
+
+
+def damaged(data: bytes) -> bytes:
+    """As if a bit of its first block had flipped."""
+    return data[:20] + bytes([data[20] ^ 1]) + data[21:]
+
+
+@pytest.mark.parametrize("stream_count", [1, 3])
+async def test_what_comes_damaged_once_is_read_again(stream_count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = rig_of(stream_count)
+    get_range = rig.memory_store.get_range
+    answered: set[str] = set()
+
+    async def flipped_once(key: str, start: int, end: int) -> bytes:
+        data = bytes(await get_range(key, start, end))
+        if key in answered:
+            return data
+        answered.add(key)
+        return damaged(data)
+
+    async with running(rig) as streams:
+        await write(rig, streams, 20)
+        monkeypatch.setattr(rig.memory_store, "get_range", flipped_once)
+        assert await settle(rig) > 0
+        assert answered
+        assert max(map(ranges_of, streams)) < LIMITS.run_count_max
+
+
+@virtual
+async def test_what_cannot_be_read_is_left_alone_for_a_while_and_the_rest_is_not() -> None:
+    rig = rig_of(1)
+    async with running(rig) as [stream]:
+        compactor = rig.storage.compactor
+        await write(rig, [stream], 15)
+        [(_, ref), *_] = stream.committed_ranges.located(stream.stream_id, 0, NEVER)
+        data, modified = rig.memory_store._objects[ref.key]
+        rig.memory_store._objects[ref.key] = (damaged(data), modified)
+        with pytest.raises(ObjectCorrupt):
+            await compactor.compact()
+        assert await settle(rig) == 0, "it is not tried again and again"
+        await write(rig, [stream], 15)
+        assert await settle(rig) == 1
+        assert ranges_of(stream) == 16
+        rig.memory_store._objects[ref.key] = (data, modified)
+        await asyncio.sleep(compactor_module.LEFT_ALONE_S)
+        assert await settle(rig) == 1
+        assert ranges_of(stream) == 2

@@ -27,7 +27,7 @@ from s3stream.api import (
     StreamFailed,
     StreamFenced,
 )
-from s3stream.catalog.api import CatalogUnreachable
+from s3stream.catalog.api import BrokerFenced, CatalogUnreachable
 from s3stream.objectstore.api import StoreError, StoreUnreachable
 from s3stream.objectstore.faults import FaultyStore, parse_rules
 from s3stream.objectstore.hedging import HedgingStore
@@ -37,25 +37,13 @@ from s3stream.stream import S3Stream
 from tests.s3stream.sim.catalog import MemoryCatalog
 from tests.s3stream.sim.day_bounds import Bounds
 from tests.s3stream.sim.day_broker import LIMITS, SETTINGS, Broker
-from tests.s3stream.sim.day_model import KeyFilter, Kind, ModelStream
+from tests.s3stream.sim.day_model import KINDS, KeyFilter, Kind, ModelStream
 from tests.s3stream.sim.faults import Faults, Faulty
 from tests.s3stream.sim.virtual_loop import DAY, run_virtual
 from wal.memory import forget
 
 NODES = (1, 2)
 HOUR = 3600.0
-KINDS = (
-    (3, Kind(0.7, 400, retention_ms=3_600_000)),
-    (2, Kind(3, 1200, retention_bytes=150_000)),
-    (3, Kind(4, 300, retention_ms=7_200_000, retention_bytes=400_000)),
-    (2, Kind(5, 100)),
-    (2, Kind(2, 200, keys=20)),
-    (2, Kind(20, 300, retention_ms=14_400_000, keys=50)),
-    (6, Kind(60, 300)),
-    (6, Kind(300, 2_000, retention_ms=3_600_000)),
-    (10, Kind(1800, 100)),
-)
-"""How many streams there are of which kind."""
 USUAL_FAULTS = """
 * error p=0.02
 * delay=0.4 p=0.03
@@ -280,9 +268,12 @@ class Day:
                 for stream in list(broker.streams.values()):
                     model = self.models.get(stream.stream_id)
                     if model is not None and model.kind.keys and stream.stream_id in broker.streams:
+                        storage = broker.storage
                         try:
                             await self._compact_by_key(broker, stream, model)
-                        except _GONE:
+                        except (*_GONE, BrokerFenced) as error:
+                            if isinstance(error, BrokerFenced) and broker.is_up and broker.storage is storage:
+                                raise
                             self.counts["passes broken off"] += 1
                         except (StoreError, ObjectCorrupt):
                             self.counts["passes that failed"] += 1

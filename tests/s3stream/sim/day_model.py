@@ -31,6 +31,20 @@ class Kind:
     keys: int = 0
 
 
+KINDS = (
+    (3, Kind(0.7, 400, retention_ms=3_600_000)),
+    (2, Kind(3, 1200, retention_bytes=150_000)),
+    (3, Kind(4, 300, retention_ms=7_200_000, retention_bytes=400_000)),
+    (2, Kind(5, 100)),
+    (2, Kind(2, 200, keys=20)),
+    (2, Kind(20, 300, retention_ms=14_400_000, keys=50)),
+    (6, Kind(60, 300)),
+    (6, Kind(300, 2_000, retention_ms=3_600_000)),
+    (10, Kind(1800, 100)),
+)
+"""How many streams there are of which kind."""
+
+
 def encode(stream_id: int, base: int, count: int, key: int, filler: bytes, *, is_empty: bool = False) -> bytes:
     size = _HEADER.size + len(filler)
     return _HEADER.pack(size, stream_id, base, count, key, is_empty) + filler
