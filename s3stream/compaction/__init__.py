@@ -13,7 +13,8 @@
 Who does it: **set objects** are rewritten by the broker that uploaded them, or, when that one is gone, by one that the
 owner of the `Compactor` names (`adopts`); **ranges of a stream** by the broker that has it open. None of this is needed
 for safety: `Catalog.replace_objects` checks that nothing changed since it was read, so the second of two comes to
-nothing. A broker that dies in the middle leaves prepared objects, which the cleaner finds as any others.
+nothing. A broker that dies in the middle leaves prepared objects, which the cleaner finds as any others. What comes
+damaged twice is left alone for an hour, with what was to be rewritten with it; the rest goes on.
 
 The life of data (names in `code` are `plan.Limits`): uploads put parts of `upload_split_size` and more into stream
 objects at once, the rest of a block into one set object. `fan_in` set objects become set objects of the next
