@@ -153,12 +153,15 @@ class Failover:
         if generation == self._shared_generation:
             return
         if self._any_partition_is_left():
-            absent = {broker.node_id for broker in self._others() if broker.epoch in self._watch.absent}
-            moved = await self._catalog.claim_partitions(self._node_id, self._broker_epoch, absent=absent)
-            if moved:
-                log.info("partitions of brokers that are out were shared", partitions=moved)
-                await self._image.refresh()
+            await self._claim_partitions()
         self._shared_generation = generation
+
+    async def _claim_partitions(self) -> None:
+        absent = {broker.node_id for broker in self._others() if broker.epoch in self._watch.absent}
+        moved = await self._catalog.claim_partitions(self._node_id, self._broker_epoch, absent=absent)
+        if moved:
+            log.info("partitions of brokers that are out were shared", partitions=moved)
+        await self._image.refresh()
 
     def _any_partition_is_left(self) -> bool:
         """The image knows of a partition without a leader that is alive."""
@@ -235,10 +238,10 @@ class Failover:
         await recover_claimed(self._catalog, self._store, self._settings, self._broker_epoch, wal, broker)
         self._unrecoverable.pop(broker.epoch, None)
         self._failed.pop(broker.epoch, None)
-        await self._image.refresh()
-        # which may show nothing of it: a newer registration of that node has taken the place
+        # should this fail, it is done later, though the image may show nothing of it: a newer registration of that node
+        # has taken the place
         self._shared_generation = -1
-        self._wake()
+        await self._claim_partitions()
         await wal.discard()
 
     async def _end_registration(self, broker: BrokerInfo) -> None:

@@ -37,8 +37,8 @@ from wal.object.format import (
 from wal.object.log import ObjectWal, ObjectWalSettings
 from wal.object.store import SlotMissing, SlotStore, SlotTaken, StoreTrouble
 
-_READ_AHEAD_COUNT = 8
-"""As many as a writer has in flight."""
+_READ_AHEAD_COUNT = 16
+"""Twice as many as a writer has in flight: slots are small, unless the store is slow."""
 _KEYS_AT_ONCE = 1000
 _ENDS = (Kind.SEAL, Kind.CLOSE)
 
