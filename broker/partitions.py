@@ -133,9 +133,9 @@ class Partitions:
         async with AsyncExitStack() as locked:
             for topic in sorted(topics, key=attrgetter("topic_id")):
                 await locked.enter_async_context(self._locks[topic.topic_id])
-            # they may have changed meanwhile
-            present = [self._image.topic_by_id(topic.topic_id.bytes) or topic for topic in topics]
-            missing = [(t, each) for t in present for each in t.partitions if self._is_missing(t, each)]
+            # they may have changed meanwhile, or gone
+            present = [self._image.topic_by_id(topic.topic_id.bytes) for topic in topics]
+            missing = [(t, each) for t in present if t for each in t.partitions if self._is_missing(t, each)]
             if missing:
                 await self._openings.open(sorted(missing, key=lambda each: not each[0].internal))
 

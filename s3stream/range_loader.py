@@ -21,7 +21,7 @@ OBJECT_IDS_OVERLAP = 256
 """Newer objects are looked for from so many ids before the largest that was read ahead."""
 PRELOADED_MAX_S = 60.0
 _OBJECTS_PER_TURN = 500
-_RANGES_PER_TURN = 2000
+_RANGES_PER_TURN = 1000
 """Objects and ranges handled before the event loop gets its turn."""
 
 Located = list[tuple[StreamRange, ObjectRef]]
@@ -45,7 +45,7 @@ class RangeLoader:
     async def load(self, starts: Mapping[int, int]) -> list[CommittedRanges]:
         """Of streams (id -> start offset), in this order."""
         found = await locate(await self._retry("load objects", self._catalog.live_objects, list(starts)), starts)
-        return [await build_ranges(found[stream_id]) for stream_id in starts]
+        return await build_each(found[stream_id] for stream_id in starts)
 
     async def preload(self, stream_ids: Sequence[int]) -> None:
         """Read ahead for streams that are opened within `PRELOADED_MAX_S`. Raises CatalogError."""
@@ -53,8 +53,9 @@ class RangeLoader:
         deadline = asyncio.get_running_loop().time() + PRELOADED_MAX_S
         self._forget_old()
         last_object_id = max((info.object_id for info in objects), default=0)
-        for stream_id, located in (await locate(objects, dict.fromkeys(stream_ids, 0))).items():
-            self._preloaded[stream_id] = _Preloaded(await build_ranges(located), last_object_id, deadline)
+        found = await locate(objects, dict.fromkeys(stream_ids, 0))
+        for stream_id, ranges in zip(found, await build_each(found.values()), strict=True):
+            self._preloaded[stream_id] = _Preloaded(ranges, last_object_id, deadline)
 
     async def load_opened(self, infos: Sequence[StreamInfo]) -> list[CommittedRanges]:
         """Of streams that were just opened, so that nobody commits to them, in this order."""
@@ -103,6 +104,19 @@ async def build_ranges(located: Located) -> CommittedRanges:
         if number % _RANGES_PER_TURN == 0:
             await asyncio.sleep(0)
     return ranges
+
+
+async def build_each(located: Iterable[Located]) -> list[CommittedRanges]:
+    """The ranges of many streams, most of which have a few. Raises InvariantBroken."""
+    built: list[CommittedRanges] = []
+    since_turn = 0
+    for each in located:
+        built.append(await build_ranges(each))
+        since_turn += 1 + len(each)
+        if since_turn >= _RANGES_PER_TURN:
+            since_turn = 0
+            await asyncio.sleep(0)
+    return built
 
 
 def extend(ranges: CommittedRanges, newer: Located, info: StreamInfo) -> bool:

@@ -171,11 +171,7 @@ def claim_partitions(tx: Connection, node_id: int, broker_epoch: int, absent: Co
     claimed = tx.execute(_select_unled(node_id)).all()
     if claimed:
         heirs = _heirs(tx, usable, [partition_info(row) for row in claimed])
-        moves = zip(claimed, heirs, strict=True)
-        tx.execute(
-            _SET_LEADER,
-            [{"topic": row.topic_id, "index": row.partition_index, "new_leader": heir} for row, heir in moves],
-        )
+        _give(tx, zip(claimed, heirs, strict=True))
     offline = tx.execute(
         update(partitions)
         .where(partitions.c.leader == node_id, _has_stream_in(_streams_of(brokers.c.state == FENCED)))
@@ -184,6 +180,20 @@ def claim_partitions(tx: Connection, node_id: int, broker_epoch: int, absent: Co
     ).all()
     _record(tx, seq, {row.topic_id for row in (*unplanned, *claimed, *offline)})
     return len(claimed)
+
+
+def _give(tx: Connection, moves: Iterable[tuple[Row[Any], int]]) -> None:
+    """Rows of partitions, and who is to lead them: thousands by a few statements."""
+    indexes: dict[tuple[UUID, int], list[int]] = {}
+    for row, heir in moves:
+        indexes.setdefault((row.topic_id, heir), []).append(row.partition_index)
+    for (topic_id, heir), given in indexes.items():
+        for some in chunks(given):
+            tx.execute(
+                update(partitions)
+                .where(partitions.c.topic_id == topic_id, partitions.c.partition_index.in_(some))
+                .values(leader=heir, leader_epoch=partitions.c.leader_epoch + 1, **_ENDS_MOVE)
+            )
 
 
 def _select_unled(node_id: int) -> Any:

@@ -25,12 +25,16 @@ compares the two). There are no foreign keys: every transaction that removes a r
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Index,
     Integer,
     LargeBinary,
@@ -73,6 +77,17 @@ METADATA = MetaData()
 # Alembic's own table, so that it finds the stamp of a database that was made without it.
 VERSION_METADATA = MetaData()
 alembic_version = Table("alembic_version", VERSION_METADATA, Column("version_num", String(32), primary_key=True))
+
+
+class SharedUuid(Uuid[UUID]):
+    """The same ids are in thousands of rows: each is made once."""
+
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], UUID | None] | None:
+        make = super().result_processor(dialect, coltype)  # type: ignore[no-untyped-call]
+        return None if make is None else lru_cache(maxsize=16_384)(make)
+
 
 meta = Table(
     "meta",
@@ -117,7 +132,7 @@ topics = Table(
 partitions = Table(
     "partitions",
     METADATA,
-    Column("topic_id", Uuid, primary_key=True),
+    Column("topic_id", SharedUuid, primary_key=True),
     Column("partition_index", Integer, primary_key=True, autoincrement=False),
     Column("leader", Integer, nullable=False),
     Column("leader_epoch", Integer, nullable=False),

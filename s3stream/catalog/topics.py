@@ -107,7 +107,7 @@ def _load(tx: Connection, topic_ids: Sequence[UUID] | None) -> dict[UUID, TopicI
         these_configs = these_configs.where(configs.c.resource_name.in_([row.name for row in topic_rows]))
     partitions_of: dict[UUID, list[PartitionInfo]] = {row.topic_id: [] for row in topic_rows}
     for row in _paged(tx, these_partitions):
-        partitions_of[row.topic_id].append(partition_info(row))
+        partitions_of[row[0]].append(partition_info(row))
     configs_of: dict[str, dict[str, str]] = {row.name: {} for row in topic_rows}
     for name, key, value in tx.execute(these_configs):
         configs_of[name][key] = value
@@ -128,15 +128,16 @@ def _paged(tx: Connection, these: Select[Any]) -> Iterator[Row[Any]]:
 
 def partition_info(row: Row[Any]) -> PartitionInfo:
     """`row`: all columns of `partitions`."""
-    former = row.former_replicas
+    # by position, because the names of a row's columns cost more than all else of what is done to thousands of them
+    _, index, leader, leader_epoch, log_stream_id, state_stream_id, target, replicas, former = tuple(row)
     return PartitionInfo(
-        row.partition_index,
-        row.leader,
-        row.leader_epoch,
-        row.log_stream_id,
-        row.state_stream_id,
-        row.target,
-        _node_ids(row.replicas) if row.replicas else (),
+        index,
+        leader,
+        leader_epoch,
+        log_stream_id,
+        state_stream_id,
+        target,
+        _node_ids(replicas) if replicas else (),
         None if former is None else _node_ids(former),
     )
 

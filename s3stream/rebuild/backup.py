@@ -1,10 +1,12 @@
 """`MetadataBackup`: a broker keeps snapshots of the catalog in the bucket, for the day the database is gone.
 
-After a change of topics, partitions, brokers or configs one is written within `CHANGE_DELAY_S`, but not more often than
-each `INTERVAL_MIN_S`; what changes without being told (stream epochs, starts, producer ids) is looked at each
-`LOOK_INTERVAL_S`, and written if it differs. While objects are uploaded one is written each `OBJECTS_INTERVAL_MS` at
-least, which tells a database of before from the present one. An idle cluster writes nothing. A failure is logged once
-and tried again: nobody waits for a snapshot.
+After a change of topics, partitions, brokers or configs one is written within `CHANGE_DELAY_S`, or `EFFORT_DELAY` times
+what the last one took, but not more often than each `INTERVAL_MIN_S`. A broker that has to write since another one is
+gone serves that one's partitions first: of a large catalog a snapshot takes the time that a fail-over needs. What
+changes without being told (stream epochs, starts, producer ids) is looked at each `LOOK_INTERVAL_S`, and written if it
+differs. While objects are uploaded one is written each `OBJECTS_INTERVAL_MS` at least, which tells a database of before
+from the present one. An idle cluster writes nothing. A failure is logged once and tried again: nobody waits for a
+snapshot.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from s3stream.upload_pipeline import Offload
 log = structlog.get_logger()
 
 CHANGE_DELAY_S = 0.5
+EFFORT_DELAY = 10
 INTERVAL_MIN_S = 5.0
 LOOK_INTERVAL_S = 60.0
 OBJECTS_INTERVAL_MS = 300_000
@@ -59,6 +62,10 @@ class MetadataBackup:
         self._written_at_ms = self._written_id = 0
         self._keys: list[str] | None = None
         self._failing = False
+        self._stood_by = False
+        """Another broker wrote, until now."""
+        self._effort_s = 0.0
+        """What the last one took."""
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, subscribe: Callable[[Callable[[object], None]], object], is_writer: Callable[[], bool]) -> None:
@@ -86,9 +93,12 @@ class MetadataBackup:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_INTERVAL_S):
                     await self._changed.wait()
-                await asyncio.sleep(CHANGE_DELAY_S)
+                await asyncio.sleep(max(CHANGE_DELAY_S, min(EFFORT_DELAY * self._effort_s, INTERVAL_MIN_S)))
+            if self._stood_by and self._is_writer():
+                await asyncio.sleep(INTERVAL_MIN_S)
             self._changed.clear()
-            if self._is_writer() and await self._try_to_write():
+            self._stood_by = not self._is_writer()
+            if not self._stood_by and await self._try_to_write():
                 await asyncio.sleep(INTERVAL_MIN_S)
 
     async def _try_to_write(self) -> bool:
@@ -108,6 +118,7 @@ class MetadataBackup:
 
     async def write(self) -> bool:
         """Write one, if it would differ enough from the last. Raises CatalogError, StoreError."""
+        began = asyncio.get_running_loop().time()
         snapshot = await self._source.snapshot()
         fingerprint = await self._offload(snapshot.fingerprint)
         if fingerprint == self._fingerprint and not self._is_behind(snapshot):
@@ -115,6 +126,7 @@ class MetadataBackup:
         data = await self._offload(partial(encode_snapshot, snapshot))
         key = snapshot_key(snapshot, self._node_id)
         await self._store.put(key, [data])
+        self._effort_s = asyncio.get_running_loop().time() - began
         self._written_at_ms, self._written_id = snapshot.taken_at_ms, snapshot.counter(OBJECT_ID)
         self._fingerprint = fingerprint
         await self._prune(key)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from broker import openings as openings_module
 from broker import partitions as partitions_module
 from broker.partition import opening as opening_module
 from broker.partition.opening import RecoveredState, recover_state
@@ -424,7 +425,7 @@ async def test_one_topic_that_cannot_be_opened_yet_does_not_keep_others_from_it(
 
 
 async def test_of_many_those_are_opened_first_that_somebody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partitions_module, "OPENED_AT_ONCE", 2)
+    monkeypatch.setattr(openings_module, "OPENED_AT_ONCE", 2)
     node = Node()
     info, offsets = node.topic_info("t", 7), node.topic_info("offsets", 2, internal=True)
     await node.learn({info.topic_id: info, offsets.topic_id: offsets})
@@ -445,7 +446,7 @@ async def test_of_many_those_are_opened_first_that_somebody_waits_for(monkeypatc
     monkeypatch.setattr(node.storage, "open_streams", opening)
     await node.partitions.open_all()
     assert opened[0] == [("offsets", 0), ("offsets", 1)]
-    assert opened[1:] == [[("t", 0), ("t", 1)], [("t", 6), ("t", 2)], [("t", 3), ("t", 4)]]
+    assert opened[1:] == [[("t", 0), ("t", 1)], [("t", 6)], [("t", 2), ("t", 3)], [("t", 4)]]
     assert arrived == [3]
 
 

@@ -130,3 +130,43 @@ async def test_one_broker_writes_and_each_that_stops_leaves_the_last_state() -> 
     await backup.stop()
     assert await written(store) == 2
     assert all(key.startswith(SNAPSHOT_PREFIX) for key in await snapshot_keys(store))
+
+
+@virtual
+async def test_who_has_to_write_since_another_broker_is_gone_serves_first() -> None:
+    source, store = Source(), MemoryStore()
+    is_writer = False
+    backup = MetadataBackup(source, store, 1, inline)
+    backup.follow(source.listeners.append, lambda: is_writer)
+    await asyncio.sleep(10)
+    is_writer = True
+    source.change()
+    await asyncio.sleep(INTERVAL_MIN_S)
+    assert source.asked == 0
+    await asyncio.sleep(2)
+    assert await written(store) == 2
+    source.change()
+    await asyncio.sleep(INTERVAL_MIN_S + 1)
+    assert await written(store) == 3
+    await backup.stop()
+
+
+@virtual
+async def test_a_catalog_that_takes_long_to_read_is_left_alone_after_a_change() -> None:
+    source, store = Source(), MemoryStore()
+    quick = source.snapshot
+
+    async def slow() -> Snapshot:
+        await asyncio.sleep(0.3)
+        return await quick()
+
+    source.snapshot = slow  # type: ignore[method-assign]
+    backup = begin(source, store)
+    await asyncio.sleep(20)
+    asked = source.asked
+    source.change()
+    await asyncio.sleep(2.9)
+    assert source.asked == asked
+    await asyncio.sleep(1)
+    assert await written(store) == 2
+    await backup.stop()
