@@ -54,6 +54,7 @@ FAST_CLIENT: dict[str, str | int] = {
     "reconnect.backoff.ms": 20,
     "reconnect.backoff.max.ms": 100,
     "retry.backoff.ms": 20,
+    "retry.backoff.max.ms": 100,
     "topic.metadata.refresh.fast.interval.ms": 50,
     "log_level": 0,
 }
