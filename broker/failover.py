@@ -157,10 +157,15 @@ class Failover:
         self._shared_generation = generation
 
     async def _claim_partitions(self) -> None:
-        absent = {broker.node_id for broker in self._others() if broker.epoch in self._watch.absent}
-        moved = await self._catalog.claim_partitions(self._node_id, self._broker_epoch, absent=absent)
-        if moved:
-            log.info("partitions of brokers that are out were shared", partitions=moved)
+        absent = self._absent_nodes()
+        await self._shared(await self._catalog.claim_partitions(self._node_id, self._broker_epoch, absent=absent))
+
+    def _absent_nodes(self) -> set[int]:
+        return {broker.node_id for broker in self._others() if broker.epoch in self._watch.absent}
+
+    async def _shared(self, partition_count: int) -> None:
+        if partition_count:
+            log.info("partitions of brokers that are out were shared", partitions=partition_count)
         await self._image.refresh()
 
     def _any_partition_is_left(self) -> bool:
@@ -227,26 +232,20 @@ class Failover:
         return lease_clock() >= self._leases_count_from
 
     async def _recover(self, broker: BrokerInfo, wal: RecoverableWal) -> None:
-        answers, _ = await asyncio.gather(store_answers(self._store), self._end_registration(broker))
-        if not answers:
+        # who has sealed a log of objects has just heard of a store
+        if not is_sealed_by_looking(broker.wal_url) and not await store_answers(self._store):
             await self._tell(broker, "the object store does not answer")
             return
         if not await self._catalog.claim_recovery(broker.node_id, broker.epoch, self._node_id, self._broker_epoch):
             await self._follow_recovery()
             return
         log.info("taking over", node=broker.node_id, epoch=broker.epoch)
-        await recover_claimed(self._catalog, self._store, self._settings, self._broker_epoch, wal, broker)
+        place = self._catalog, self._store, self._settings, self._broker_epoch
+        shared = await recover_claimed(*place, wal, broker, self._absent_nodes())
         self._unrecoverable.pop(broker.epoch, None)
         self._failed.pop(broker.epoch, None)
-        # should this fail, it is done later, though the image may show nothing of it: a newer registration of that node
-        # has taken the place
-        self._shared_generation = -1
-        await self._claim_partitions()
+        await self._shared(shared)
         await wal.discard()
-
-    async def _end_registration(self, broker: BrokerInfo) -> None:
-        if not broker.fenced:
-            await self._catalog.fence_broker(broker.node_id, broker.epoch)
 
     async def _follow_recovery(self) -> None:
         """Somebody else is at it: learn at once what is led here then."""

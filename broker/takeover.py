@@ -17,7 +17,7 @@ of its broker offline, and a line in the log says so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -254,20 +254,22 @@ async def recover_claimed(
     broker_epoch: int,
     wal: RecoverableWal,
     owner: BrokerInfo,
-) -> None:
+    absent: Collection[int] | None = None,
+) -> int:
     """As `recover_fenced`, of another broker that was claimed. If it fails, or the store does not answer any more,
     others may try: they may reach more."""
-    recovering = asyncio.create_task(recover_fenced(catalog, store, settings, broker_epoch, wal, [owner]))
+    recovering = asyncio.create_task(recover_fenced(catalog, store, settings, broker_epoch, wal, [owner], absent))
     try:
-        await _end_without_store(recovering, store)
+        return await _end_without_store(recovering, store)
     except Exception:
         with suppress(CatalogError):
             await catalog.release_recovery(owner.node_id, owner.epoch, settings.node_id, broker_epoch)
         raise
 
 
-async def _end_without_store(recovering: asyncio.Task[None], store: ObjectStore) -> None:
-    """Wait for it. Raises what it raises; StoreUnreachable when the store has not answered for too long."""
+async def _end_without_store(recovering: asyncio.Task[int], store: ObjectStore) -> int:
+    """Wait for it, and for what it returns or raises. Raises StoreUnreachable when the store has not answered for too
+    long."""
     answered_at = lease_clock()
     try:
         while not (await asyncio.wait([recovering], timeout=STORE_CHECK_S))[0]:
@@ -278,7 +280,7 @@ async def _end_without_store(recovering: asyncio.Task[None], store: ObjectStore)
     finally:
         recovering.cancel()
         await asyncio.wait([recovering])
-    recovering.result()
+    return recovering.result()
 
 
 async def store_answers(store: ObjectStore) -> bool:
@@ -297,8 +299,12 @@ async def recover_fenced(
     broker_epoch: int,
     wal: RecoverableWal,
     owners: list[BrokerInfo],
-) -> None:
-    """Bring the tail of a log into objects, tell the catalog that its owners are recovered. The log may be emptied."""
+    absent: Collection[int] | None = None,
+) -> int:
+    """Bring the tail of a log into objects, tell the catalog that its owners are recovered; with `absent` their
+    partitions are shared among all others, and it is said how many. The log may be emptied then."""
     await recover_wal(wal, catalog, store, settings.node_id, broker_epoch, settings=settings.storage)
+    shared = 0
     for broker in owners:
-        await catalog.recovered(broker.node_id, broker.epoch, settings.node_id, broker_epoch)
+        shared += await catalog.recovered(broker.node_id, broker.epoch, settings.node_id, broker_epoch, absent)
+    return shared

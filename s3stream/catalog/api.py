@@ -282,8 +282,8 @@ class Catalog(Protocol):
         """Fenced registrations, superseded ones of a node id too, that wait for `recovered`, with their WAL's URL."""
 
     async def claim_recovery(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> bool:
-        """Whether it is this broker that recovers that fenced registration. One that claimed it before and is not
-        registered any more has lost its claim."""
+        """End that registration, as `fence_broker`; whether it is this broker that recovers it. One that claimed it
+        before and is not registered any more has lost its claim."""
 
     async def release_recovery(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:
         """This broker could not recover it: others may try. No error if the claim is not its own."""
@@ -426,8 +426,11 @@ class Catalog(Protocol):
         Raises ObjectsReplaced, BrokerFenced, StreamEpochFenced, OffsetsNotContinuous, ObjectGone.
         """
 
-    async def recovered(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:
-        """The WAL of (node_id, epoch) is in objects: its streams are closed, its partitions may be claimed.
+    async def recovered(
+        self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int, absent: Collection[int] | None = None
+    ) -> int:
+        """The WAL of (node_id, epoch) is in objects: its streams are closed, its partitions may be claimed. With
+        `absent` they are, in the same transaction, as by `claim_partitions`; returns how many.
 
         Saying so again is no error. Raises CatalogError if the registration was not fenced before, BrokerFenced for
         the recovering one.

@@ -179,6 +179,7 @@ def unregister(tx: Connection, node_id: int) -> None:
 
 
 def claim_recovery(tx: Connection, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> bool:
+    fence(tx, node_id, epoch, only_expired=False, only_idle=False)
     require_broker(tx, by_node_id, by_broker_epoch)
     claimed = tx.execute(
         update(brokers)

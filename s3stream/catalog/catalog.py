@@ -205,10 +205,14 @@ class SqlCatalog:
 
         await self._database.write(transaction, idempotent=True)
 
-    async def recovered(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> None:
-        await self._database.write(
-            lambda tx: brokers.recovered(tx, node_id, epoch, by_node_id, by_broker_epoch), idempotent=True
-        )
+    async def recovered(
+        self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int, absent: Collection[int] | None = None
+    ) -> int:
+        def transaction(tx: Connection) -> int:
+            brokers.recovered(tx, node_id, epoch, by_node_id, by_broker_epoch)
+            return 0 if absent is None else leaders.claim_partitions(tx, by_node_id, by_broker_epoch, absent)
+
+        return await self._database.write(transaction, idempotent=True)
 
     async def claim_recovery(self, node_id: int, epoch: int, by_node_id: int, by_broker_epoch: int) -> bool:
         return await self._database.write(

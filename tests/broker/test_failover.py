@@ -471,16 +471,16 @@ async def test_one_that_cannot_be_taken_over_from_keeps_nobody_from_the_others(
     for node_id in (1, 2, 3):
         await cluster.serve(node_id)
         cluster.die(node_id)
-    fence_broker = cluster.catalog.fence_broker
+    claim_recovery = cluster.catalog.claim_recovery
 
-    async def fence_others(node_id: int, epoch: int) -> bool:
+    async def claim_others(node_id: int, *rest: int) -> bool:
         if node_id == 1:
             raise CatalogError("not this one")
         if node_id == 2:
             raise RuntimeError("nor this one")
-        return await fence_broker(node_id, epoch)
+        return await claim_recovery(node_id, *rest)
 
-    monkeypatch.setattr(cluster.catalog, "fence_broker", fence_others)
+    monkeypatch.setattr(cluster.catalog, "claim_recovery", claim_others)
     survivor = await cluster.survivor()
     await survivor.look()
     assert [await cluster.leaders(node_id) for node_id in (1, 2, 3)] == [[1, 1], [2, 2], [9, 9]]
@@ -724,10 +724,10 @@ async def test_a_slow_recovery_keeps_nobody_from_the_other_partitions(
     slow, quick = await cluster.serve(1), await cluster.serve(2)
     goes_on = asyncio.Event()
 
-    async def recover(catalog: Catalog, store: ObjectStore, settings: Settings, epoch: int, *rest: Any) -> None:
+    async def recover(catalog: Catalog, store: ObjectStore, settings: Settings, epoch: int, *rest: Any) -> int:
         if rest[1][0].node_id == 1:
             await goes_on.wait()
-        await recover_fenced(catalog, store, settings, epoch, *rest)
+        return await recover_fenced(catalog, store, settings, epoch, *rest)
 
     monkeypatch.setattr("broker.takeover.recover_fenced", recover)
     survivor = await cluster.survivor()

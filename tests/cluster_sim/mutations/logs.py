@@ -66,10 +66,12 @@ def _seal_ignored() -> list[Change]:
 def _discarded_before_recovered() -> list[Change]:
     original = broker.takeover.recover_fenced
 
-    async def recover_fenced(catalog: Any, store: Any, settings: Any, broker_epoch: int, log: Any, owners: Any) -> None:
+    async def recover_fenced(
+        catalog: Any, store: Any, settings: Any, broker_epoch: int, log: Any, owners: Any, *absent: Any
+    ) -> int:
         chunks = [chunk async for chunk in log.records()]
         await log.discard()
-        await original(catalog, store, settings, broker_epoch, _Remembered(log, chunks), owners)
+        return await original(catalog, store, settings, broker_epoch, _Remembered(log, chunks), owners, *absent)
 
     return [(broker.takeover, "recover_fenced", recover_fenced)]
 

@@ -179,6 +179,18 @@ async def test_partitions_are_claimed_from_the_closed_and_the_recovered_only(cat
     assert alive.alive
 
 
+async def test_what_a_recovered_broker_led_is_shared_in_the_same_step_if_wanted(catalog: Catalog) -> None:
+    dead, heir, _ = [await register(catalog, node_id) for node_id in (1, 2, 3)]
+    topic = await catalog.create_topic(NewTopic("t", [1, 1], {}))
+    await open_streams(catalog, dead, [p.log_stream_id for p in topic.partitions])
+    assert await catalog.claim_recovery(1, dead.epoch, 2, heir.epoch)
+    assert await catalog.recovered(1, dead.epoch, 2, heir.epoch, absent={3}) == 2
+    assert await catalog.recovered(1, dead.epoch, 2, heir.epoch, absent={3}) == 0
+    [now] = (await catalog.load_changes(0)).topics.values()
+    assert now is not None
+    assert [p.leader for p in now.partitions] == [2, 2], "nothing is given to those that are absent"
+
+
 async def test_what_is_claimed_evens_out_what_brokers_lead(catalog: Catalog) -> None:
     brokers = [await register(catalog, node_id) for node_id in (1, 2, 3)]
     await catalog.create_topic(NewTopic("kept", [1] * 6 + [2] * 2, {}))
@@ -193,9 +205,8 @@ async def test_a_recovery_has_one_owner_until_that_one_is_gone(catalog: Catalog)
     dead = await register(catalog, 1)
     await open_streams(catalog, dead, streams)
     first, second = [await register(catalog, node_id) for node_id in (2, 3)]
-    assert not await catalog.claim_recovery(1, dead.epoch, 2, first.epoch), "it is not fenced"
-    await catalog.fence_broker(1, dead.epoch)
     assert await catalog.claim_recovery(1, dead.epoch, 2, first.epoch)
+    assert [broker.epoch for broker in await catalog.unrecovered()] == [dead.epoch], "its registration has ended"
     assert await catalog.claim_recovery(1, dead.epoch, 2, first.epoch), "it has the claim already"
     assert not await catalog.claim_recovery(1, dead.epoch, 3, second.epoch)
     await catalog.fence_broker(2, first.epoch)
