@@ -4,8 +4,10 @@
 
 * those that it shares with others (set objects): per uploader `fan_in - 1` of each generation are not worth rewriting,
   and what came in since the last look, at most as many as one job reads (`sources_max`);
-* its own: runs of small neighbours shorter than `run_count_max`, and what came in since the last look. A run ends at a
-  set object or a large one, and large ones hold at least the last tier's bound each.
+* its own: of a run of small neighbours fewer than `run_count_max` are still there at the next check. A run ends at a
+  set object or a large one, and large ones hold at least the last tier's bound each. For a moment it may be as long as
+  all runs of a stream together: set objects between them become the stream's own when they are rewritten, or when the
+  other streams' parts are taken out, as by a pass by key.
 
 **The bucket**: an object that nobody needs goes within its grace time and three rounds of the cleaner. An object that
 the catalog does not know at all is never there.
@@ -32,8 +34,6 @@ from tests.s3stream.sim.catalog import MemoryCatalog
 
 CALM_S = 1800.0
 """After trouble, compaction and the cleaner have so long to catch up."""
-ARRIVALS_MAX = 8
-"""Objects that a stream gets between two looks of the compactor, while it is busy with others."""
 HELD_BESIDE = 600_000
 """Bytes of a storage that are neither in its caches nor for its ranges: its parts, queues, pieces on their way."""
 RANGE_COST = 800
@@ -64,16 +64,16 @@ class Bounds:
         self.trouble_until = 0.0
         """Until when there was an outage; infinite while there is one."""
         self.live_max = 0
-        """The most live objects that a stream had; small ones of them, shared ones, and its longest run of small ones
-        that are its own."""
+        """The most live objects that a stream had; small ones of them, shared ones, its longest run of small ones that
+        are its own, and what of such a run was still there at the next check."""
         self.small_max = 0
         self.shared_max = 0
         self.run_max = 0
+        self.stays_max = 0
         self.stored_max = 0
         self.unneeded_age_max = 0.0
         self.held_max = 0
         self.shared_bound = node_count * ((limits.fan_in - 1) * (limits.generation_max + 1) + limits.sources_max)
-        self.run_bound = limits.run_count_max - 1 + ARRIVALS_MAX
         self.grace_s = (settings.abandoned_age_ms + 3 * settings.clean_interval_ms * 1.5) / 1000
         self._retired_grace_s = (settings.retired_age_ms + 3 * settings.clean_interval_ms * 1.5) / 1000
         self._catalog = catalog
@@ -82,17 +82,21 @@ class Bounds:
         self._limits = limits
         self._clock = clock
         self._unneeded: dict[str, float] = {}
+        self._run_of: dict[int, set[StreamRange]] = {}
+        """Each stream's longest run at the last check."""
 
     def check(self, storages: Sequence[S3Storage]) -> None:
         if self._clock() >= self.trouble_until + CALM_S:
             self._check_live_objects()
+        else:
+            self._run_of = {}
         self._check_bucket()
         self._check_memory(storages)
 
     def line(self) -> str:
         return (
             f"live objects of a stream at most {self.live_max} (small {self.small_max}, shared {self.shared_max}, "
-            f"run {self.run_max}), "
+            f"run {self.run_max}, stays {self.stays_max}), "
             f"in the bucket {len(self._store._objects)}, unneeded for {self.unneeded_age_max:.0f} s at most, "
             f"held by a storage {self.held_max / 1000:.0f} kB"
         )
@@ -103,23 +107,30 @@ class Bounds:
             if entry.state == "committed":
                 for part in filter(self._catalog._is_live, entry.ranges):
                     by_stream[part.stream_id].append((part, entry.shared))
+        before, self._run_of = self._run_of, {}
         for stream_id, parts in by_stream.items():
             parts.sort()
             shared = sum(is_shared for _, is_shared in parts)
             run = self._longest_run(parts)
+            self._run_of[stream_id] = set(run)
+            stays = before.get(stream_id, set()).intersection(run)
             self.live_max = max(self.live_max, len(parts))
             self.small_max = max(self.small_max, sum(part.size < self._limits.tiers[-1][0] for part, _ in parts))
             self.shared_max = max(self.shared_max, shared)
-            self.run_max = max(self.run_max, run)
+            self.run_max = max(self.run_max, len(run))
+            self.stays_max = max(self.stays_max, len(stays))
             assert shared <= self.shared_bound, f"stream {stream_id} has {shared} objects together with others"
-            assert run <= self.run_bound, f"stream {stream_id} has {run} small objects side by side: {parts}"
+            assert len(stays) < self._limits.run_count_max, (
+                f"stream {stream_id} goes on having {len(stays)} small objects side by side: {parts}"
+            )
 
-    def _longest_run(self, parts: Iterable[tuple[StreamRange, bool]]) -> int:
+    def _longest_run(self, parts: Iterable[tuple[StreamRange, bool]]) -> list[StreamRange]:
         small = self._limits.tiers[-1][0]
-        longest = run = 0
+        longest: list[StreamRange] = []
+        run: list[StreamRange] = []
         for part, is_shared in parts:
-            run = 0 if is_shared or part.size >= small else run + 1
-            longest = max(longest, run)
+            run = [] if is_shared or part.size >= small else [*run, part]
+            longest = max(longest, run, key=len)
         return longest
 
     def _check_bucket(self) -> None:
