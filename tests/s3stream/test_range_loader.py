@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 
 from s3stream import range_loader
 from s3stream.catalog import open_catalog
-from s3stream.catalog.api import BrokerInfo, Catalog, NewObject, ObjectInfo
-from s3stream.range_loader import PRELOADED_MAX_S, RangeLoader
+from s3stream.catalog.api import BrokerInfo, Catalog, NewObject, ObjectInfo, StreamRange
+from s3stream.committed_ranges import ObjectRef
+from s3stream.range_loader import PRELOADED_MAX_S, RangeLoader, build_each
 from s3stream.retry import Retry
 from s3stream.settings import StorageSettings
 from tests.s3stream.catalog.steps import commit, new_streams, open_streams, register, span
@@ -109,3 +111,15 @@ async def test_what_was_read_ahead_long_ago_is_not_used(rig: Rig, monkeypatch: A
     await rig.write(10)
     assert await rig.hand_over() == [(0, 10), (10, 20)]
     assert rig.reads == [1, 2]
+
+
+async def test_others_get_their_turn_while_the_ranges_of_many_streams_are_built() -> None:
+    ref = ObjectRef(1, "key", 100)
+    located = [[(StreamRange(i, 0, 10, 5, 0), ref), (StreamRange(i, 10, 20, 5, 0), ref)] for i in range(5000)]
+    built = asyncio.create_task(build_each(located))
+    turns = 0
+    while not built.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 5000 * 2 / 1000
+    assert [each.size for each in built.result()] == [10] * 5000
