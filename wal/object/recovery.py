@@ -228,11 +228,7 @@ class _ReadAhead:
     async def read(self, sequence: int) -> tuple[SlotHeader, Buffer]:
         """Raises SlotMissing, WalCorrupt, StoreTrouble."""
         self.ask(range(sequence, sequence + _READ_AHEAD_COUNT))
-        try:
-            return await self._asked.pop(sequence)
-        except SlotMissing:
-            # it may not have been there yet when it was asked for
-            return await _read(self._store, slot_key(self.epoch, sequence))
+        return await self._asked.pop(sequence)
 
     async def close(self) -> None:
         asked = [*self._asked.values()]
