@@ -176,6 +176,36 @@ async def test_the_tail_of_a_dead_broker_is_recovered_and_its_partitions_are_sha
     await survivor.close()
 
 
+async def test_who_comes_second_to_a_recovery_learns_at_once_what_it_leads(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.serve(1)
+    await cluster.register(2)
+    survivor = await cluster.survivor()
+    await survivor.image.stop()  # it follows nothing by itself
+    cluster.die(1)
+    place = 1, cluster.epochs[1], 2, cluster.epochs[2]
+    assert await cluster.catalog.claim_recovery(*place)
+    looked = asyncio.Event()
+    refresh = survivor.image.refresh
+
+    async def look() -> None:
+        await refresh()
+        looked.set()
+
+    await refresh()
+    monkeypatch.setattr(survivor.image, "refresh", look)
+    await survivor.failover._look()
+    looks = [*survivor.failover._looks.values()]
+    await looked.wait()
+    await cluster.catalog.recovered(*place, absent=())
+    await asyncio.wait(looks)
+    topic = survivor.image.topic("t1")
+    assert topic is not None
+    assert [p.leader for p in topic.partitions] == [2, 9]
+    await survivor.close()
+
+
 async def test_a_lost_connection_is_enough_to_notice_a_death(cluster: Cluster) -> None:
     connected = asyncio.get_running_loop().create_future()
     server = await asyncio.start_server(lambda reader, writer: connected.set_result(writer), "127.0.0.1", 0)
