@@ -111,8 +111,8 @@ class Failover:
         while True:
             self._woken.clear()
             try:
-                await self._share()
                 await self._look()
+                await self._share()
             except CatalogError as error:
                 log.debug("other brokers are not looked at: catalog unreachable", error=str(error))
             except Exception:
