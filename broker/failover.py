@@ -153,12 +153,9 @@ class Failover:
         if generation == self._shared_generation:
             return
         if self._any_partition_is_left():
-            await self._claim_partitions()
+            absent = self._absent_nodes()
+            await self._shared(await self._catalog.claim_partitions(self._node_id, self._broker_epoch, absent=absent))
         self._shared_generation = generation
-
-    async def _claim_partitions(self) -> None:
-        absent = self._absent_nodes()
-        await self._shared(await self._catalog.claim_partitions(self._node_id, self._broker_epoch, absent=absent))
 
     def _absent_nodes(self) -> set[int]:
         return {broker.node_id for broker in self._others() if broker.epoch in self._watch.absent}

@@ -46,16 +46,10 @@ from s3stream.catalog.schema import (
 )
 from s3stream.catalog.topics import partition_info, replicas_text
 
-_IS_IT = and_(partitions.c.topic_id == bindparam("topic"), partitions.c.partition_index == bindparam("index"))
 _ENDS_MOVE = {"target": null(), "former_replicas": null()}
-_SET_LEADER = (
-    update(partitions)
-    .where(_IS_IT)
-    .values(leader=bindparam("new_leader"), leader_epoch=partitions.c.leader_epoch + 1, **_ENDS_MOVE)
-)
 _PLAN = (
     update(partitions)
-    .where(_IS_IT)
+    .where(partitions.c.topic_id == bindparam("topic"), partitions.c.partition_index == bindparam("index"))
     .values(target=bindparam("new_target"), replicas=bindparam("new_replicas"), former_replicas=bindparam("new_former"))
 )
 _ALIVE = select(brokers.c.node_id).where(brokers.c.state == ACTIVE, brokers.c.lease_end_ms > NowMs())
@@ -141,8 +135,7 @@ def hand_over(
     usable = frozenset(tx.execute(_CAN_LEAD).scalars())
     given = [(t, p) for t, p in _load(tx, moved) if p.leader == node_id and p.target in usable]
     _close_streams(tx, broker_epoch, [i for _, p in given for i in (p.log_stream_id, p.state_stream_id)])
-    if given:
-        tx.execute(_SET_LEADER, [{"topic": t, "index": p.index, "new_leader": p.target} for t, p in given])
+    _give(tx, ((topic_id, info.index, info.target) for topic_id, info in given if info.target is not None))
     _record(tx, seq, {topic_id for topic_id, _ in given})
     found: dict[UUID, dict[int, PartitionInfo]] = {}
     for topic_id, info in _load(tx, moved):
@@ -171,7 +164,7 @@ def claim_partitions(tx: Connection, node_id: int, broker_epoch: int, absent: Co
     claimed = tx.execute(_select_unled(node_id)).all()
     if claimed:
         heirs = _heirs(tx, usable, [partition_info(row) for row in claimed])
-        _give(tx, zip(claimed, heirs, strict=True))
+        _give(tx, ((row.topic_id, row.partition_index, heir) for row, heir in zip(claimed, heirs, strict=True)))
     offline = tx.execute(
         update(partitions)
         .where(partitions.c.leader == node_id, _has_stream_in(_streams_of(brokers.c.state == FENCED)))
@@ -182,17 +175,17 @@ def claim_partitions(tx: Connection, node_id: int, broker_epoch: int, absent: Co
     return len(claimed)
 
 
-def _give(tx: Connection, moves: Iterable[tuple[Row[Any], int]]) -> None:
-    """Rows of partitions, and who is to lead them: thousands by a few statements."""
+def _give(tx: Connection, moves: Iterable[tuple[UUID, int, int]]) -> None:
+    """Topic ids, indexes, and who is to lead: thousands of partitions by a few statements."""
     indexes: dict[tuple[UUID, int], list[int]] = {}
-    for row, heir in moves:
-        indexes.setdefault((row.topic_id, heir), []).append(row.partition_index)
-    for (topic_id, heir), given in indexes.items():
+    for topic_id, index, leader in moves:
+        indexes.setdefault((topic_id, leader), []).append(index)
+    for (topic_id, leader), given in indexes.items():
         for some in chunks(given):
             tx.execute(
                 update(partitions)
                 .where(partitions.c.topic_id == topic_id, partitions.c.partition_index.in_(some))
-                .values(leader=heir, leader_epoch=partitions.c.leader_epoch + 1, **_ENDS_MOVE)
+                .values(leader=leader, leader_epoch=partitions.c.leader_epoch + 1, **_ENDS_MOVE)
             )
 
 
