@@ -1,8 +1,9 @@
 """The appending half of the object WAL: adaptive batches, several PUTs in flight, acknowledgements in order.
 
 An idle log writes soon after the first append; a busy one collects until there is enough for a slot, enough time has
-gone by, or nothing is in flight any more. Slots are written in parallel and become durable in order, which is what
-makes a seal safe: a slot that could not be created was taken by a seal, and nothing behind it is ever acknowledged.
+gone by, or nothing is in flight any more and the last slot left a moment ago. Slots are written in parallel and become
+durable in order, which is what makes a seal safe: a slot that could not be created was taken by a seal, and nothing
+behind it is ever acknowledged.
 
 A store that does not answer is asked again for ever, with growing pauses: nothing is acknowledged meanwhile.
 
@@ -34,9 +35,11 @@ _PAUSE_MAX_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ObjectWalSettings:
-    """`linger_s` while nothing is in flight; else a slot leaves with `batch_size` bytes or after `interval_s`."""
+    """A slot leaves with `batch_size` bytes or after `interval_s`; while nothing is in flight after `linger_s`, but not
+    within `pace_s` of the one before, which bounds the requests per second to a store that answers at once."""
 
     linger_s: float = 0.002
+    pace_s: float = 0.025
     interval_s: float = 0.1
     batch_size: int = 1 << 20
     slot_size_max: int = 8 << 20
@@ -76,6 +79,7 @@ class ObjectWal:
         self._loop = asyncio.get_running_loop()
         self._queue: list[Sequence[Buffer]] = []
         self._queued_size = 0
+        self._queued_at = 0.0
         self._end = self._durable = self._started_end = position
         self._next_sequence = 1
         self._slots: deque[_Slot] = deque()
@@ -121,6 +125,8 @@ class ObjectWal:
         if self._closing is not None:
             raise WalFailed("the log is closed")
         size = sum(map(len, pieces)) + RECORD_OVERHEAD
+        if not self._queue:
+            self._queued_at = self._loop.time()
         self._queue.append(pieces)
         self._queued_size += size
         self._end += size
@@ -136,9 +142,11 @@ class ObjectWal:
         settings = self._settings
         while self._queue and len(self._slots) < settings.in_flight_max and self._failure is None:
             if not self._urgent and self._queued_size < settings.batch_size:
-                now = self._loop.time()
-                due = now + settings.linger_s if not self._slots else self._started_at + settings.interval_s
-                if due > now:
+                if self._slots:
+                    due = self._started_at + settings.interval_s
+                else:
+                    due = max(self._queued_at + settings.linger_s, self._started_at + settings.pace_s)
+                if due > self._loop.time():
                     self._timer = self._loop.call_at(due, self._write_now)
                     return
             self._write_slot()
@@ -225,9 +233,6 @@ class ObjectWal:
             self._on_durable(durable)
         if self._needed_durable > self._deleted_below:
             self._delete()
-        if not slots:
-            # what came while the last one was on its way has waited long enough
-            self._urgent = bool(self._queue)
         if self._queue:
             self._plan()
 

@@ -61,6 +61,27 @@ async def test_an_idle_log_writes_soon_and_a_busy_one_collects() -> None:
 
 
 @virtual
+async def test_a_store_that_answers_at_once_is_not_asked_for_every_append() -> None:
+    bucket = Bucket(delay_s=0.001)
+    log = await open_log(bucket)
+    loop = asyncio.get_running_loop()
+    durable_at: list[float] = []
+    log.set_listeners(lambda position: durable_at.append(loop.time()), lambda error: None)
+    for after_idle in range(2):
+        await asyncio.sleep(1)
+        start = loop.time()
+        log.append([b"x"])
+        await asyncio.sleep(0.01)
+        assert durable_at[after_idle] - start < 0.01, "an idle log does not wait"
+    durable_at.clear()
+    for _ in range(1000):
+        log.append([b"y" * 100])
+        await asyncio.sleep(0.001)
+    assert 35 <= len(durable_at) <= 41, "one slot in 25 ms"
+    await log.flush()
+
+
+@virtual
 async def test_a_busy_log_has_several_slots_on_their_way_and_no_more_than_allowed() -> None:
     bucket = Bucket(delay_s=0.2)
     log = await open_log(bucket, settings=ObjectWalSettings(batch_size=1000, slot_size_max=4000, in_flight_max=3))
