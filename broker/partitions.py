@@ -3,8 +3,8 @@
 Invariants
 ----------
 * `get` returns a partition only while it is led here and its state has been recovered.
-* Of thousands a few are opened at a time, in one catalog transaction (`openings`): first the internal ones, and those
-  that requests are parked for.
+* Of thousands a few are opened at a time, in one catalog transaction (`openings`): first the internal ones, those
+  that requests are parked for, and those that were written to last.
 * Opening and closing of one topic never overlap, and nothing is opened that is still to be closed.
 * A partition that is being handed over (`broker.handoff`) accepts nothing but is read on (`readable`), until the image
   says that another broker leads it, or it goes on here.
@@ -28,7 +28,7 @@ from broker.cluster.image import MetadataImage
 from broker.handoff.parking import Parked, Parking
 from broker.handoff.refused import RefusedBatches
 from broker.leadership import find_partition
-from broker.openings import Openings, Wanted
+from broker.openings import OPENED_AT_ONCE, Openings, Wanted
 from broker.partition.inspection import InspectionBudget
 from broker.partition.opening import recover_states
 from broker.partition.partition import Partition
@@ -137,7 +137,12 @@ class Partitions:
             present = [self._image.topic_by_id(topic.topic_id.bytes) for topic in topics]
             missing = [(t, each) for t in present if t for each in t.partitions if self._is_missing(t, each)]
             if missing:
-                await self._openings.open(sorted(missing, key=lambda each: not each[0].internal))
+                await self._openings.open(await self._in_order(missing))
+
+    async def _in_order(self, missing: Sequence[Wanted]) -> Sequence[Wanted]:
+        """Internal topics first; of very many those that were written to last."""
+        latest = await self._storage.latest_streams() if len(missing) > OPENED_AT_ONCE else ()
+        return sorted(missing, key=lambda each: (not each[0].internal, each[1].log_stream_id not in latest))
 
     def _present(self, wanted: Wanted) -> Wanted:
         topic = self._image.topic_by_id(wanted[0].topic_id.bytes) or wanted[0]

@@ -11,7 +11,10 @@ module, or `[]` before one of them. `VERSIONS` is `N`, `N-M`, `N+` or `none`. Co
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 Buffer = bytes | bytearray | memoryview
 """What is read from, and what encoders give back in pieces."""
@@ -25,6 +28,20 @@ UNSET: Any = object()
 
 NEVER_FLEXIBLE = 0x8000
 """`FLEXIBLE_SINCE` of a message without flexible versions: above every int16."""
+
+
+class KeptList(list[T]):
+    """Structs that many messages share, and nobody changes: an array of them is encoded once for each version.
+
+    For arrays without records in them, of which one list is in one kind of array.
+    """
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, structs: Iterable[T]) -> None:
+        super().__init__(structs)
+        self.encoded: dict[int, bytes] = {}
+        """By version of the message."""
 
 
 class Struct:

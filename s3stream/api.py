@@ -21,7 +21,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -183,6 +183,10 @@ class Storage(Protocol):
 
     async def preload_streams(self, stream_ids: Sequence[int]) -> None:
         """Read ahead what opening these streams needs, because they are about to be opened. Raises CatalogError."""
+
+    async def latest_streams(self) -> Container[int]:
+        """Ids of streams that were written to last, at any broker: who opens many begins with these. Raises
+        CatalogError."""
 
     def release_streams(self, streams: Iterable[Stream]) -> None:
         """Let go of streams that were committed to their ends and are closed in the catalog already."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -233,6 +233,9 @@ class S3Storage:
 
     async def preload_streams(self, stream_ids: Sequence[int]) -> None:
         await self._ranges.preload(stream_ids)
+
+    async def latest_streams(self) -> Container[int]:
+        return await self._catalog.latest_streams()
 
     async def reload_ranges(self, stream: S3Stream) -> bool:
         """Look anew where the stream's committed offsets are: compaction elsewhere may have moved them. True if the

@@ -5,7 +5,8 @@ v1 adds controller, rack and is_internal; v2 the cluster id; v4 lets a client fo
 allowed); v5 offline replicas; v7 leader epochs; v8 authorized operations, of topics and (up to v10) of the cluster; v10
 topic ids in the answer; v12 look-ups by topic id; v13 a top-level error code.
 
-Answered from the image. The structures of a topic are built once and kept until it or the set of brokers changes. Only
+Answered from the image. The structures of a topic are built once, encoded once for each version, and kept until it or
+the set of brokers changes. Only
 a topic that is missing and may be created makes the answer wait. An existing topic's partition without a living leader
 has LEADER_NOT_AVAILABLE.
 """
@@ -32,7 +33,7 @@ from protocol.messages.metadata import (
     MetadataResponsePartition,
     MetadataResponseTopic,
 )
-from protocol.types import ZERO_UUID
+from protocol.types import ZERO_UUID, KeptList
 from s3stream.api import StorageError
 from s3stream.catalog.api import CatalogError, TopicInfo
 
@@ -135,7 +136,7 @@ def _present(image: MetadataImage, topic: TopicInfo) -> MetadataResponseTopic:
 
 
 def _build(image: MetadataImage, topic: TopicInfo) -> MetadataResponseTopic:
-    partitions = [
+    partitions = KeptList(
         MetadataResponsePartition(
             error_code=told.error,
             partition_index=partition.index,
@@ -146,7 +147,7 @@ def _build(image: MetadataImage, topic: TopicInfo) -> MetadataResponseTopic:
             offline_replicas=told.offline,
         )
         for partition, told in leaderships(image, topic)
-    ]
+    )
     return MetadataResponseTopic(
         error_code=ErrorCode.NONE,
         name=topic.name,

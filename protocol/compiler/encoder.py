@@ -14,20 +14,41 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from protocol.compiler.layout import FIXED_FORMATS, FieldLayout, StructLayout, message_layout
-from protocol.types import ZERO_UUID, Buffer, Message
+from protocol.types import ZERO_UUID, Buffer, KeptList, Message
 from protocol.varint import ONE_BYTE, uvarint
 
 Encoder = Callable[[Any], list[Buffer]]
 
 
 def compile_encoder(cls: type[Message], version: int) -> Encoder:
-    source, names = _Source().function(message_layout(cls, version))
-    exec(compile(source, f"<encoder of {cls.__name__} v{version}>", "exec"), names)
+    return _compile(message_layout(cls, version), version)
+
+
+def _compile(layout: StructLayout, version: int) -> Encoder:
+    source, names = _Source(version).function(layout)
+    exec(compile(source, f"<encoder of {layout.cls.__name__} v{version}>", "exec"), names)
     encoder: Encoder = names["encode"]
     return encoder
+
+
+def _keeper(layout: StructLayout, version: int) -> Callable[[KeptList[Any]], bytes]:
+    """What a list is in bytes, without its length; most are never asked for."""
+    encoders: list[Encoder] = []
+
+    def keep(structs: KeptList[Any]) -> bytes:
+        encoded = structs.encoded.get(version)
+        if encoded is None:
+            if not encoders:
+                encoders.append(_compile(layout, version))
+            pieces = map(encoders[0], structs)
+            encoded = structs.encoded[version] = b"".join(chain.from_iterable(pieces))
+        return encoded
+
+    return keep
 
 
 def _tag_section(tagged: list[bytes]) -> bytes:
@@ -36,7 +57,8 @@ def _tag_section(tagged: list[bytes]) -> bytes:
 
 
 class _Source:
-    def __init__(self) -> None:
+    def __init__(self, version: int) -> None:
+        self._version = version
         self._lines: list[str] = []
         self._indent = 1
         self._count = 0
@@ -45,6 +67,7 @@ class _Source:
         self._out = "out"
         self._spilled = False
         self._names: dict[str, Any] = {
+            "KeptList": KeptList,
             "ONE": ONE_BYTE,
             "ZERO_UUID": ZERO_UUID,
             "join": b"".join,
@@ -181,15 +204,27 @@ class _Source:
             self._bytes(f"pack(f'>{{len({items})}}{FIXED_FORMATS[each.type]}', *{items})")
         else:
             self._flush()
-            item = self._variable("o")
-            self._emit(f"for {item} in {items}:")
-            self._indent += 1
-            if each.struct is not None:
-                self._struct(each.struct, item)
+            if each.struct is None or _has_records(each.struct):
+                self._items(each, items, flexible)
             else:
-                self._sized(each.type, False, item, flexible)
-            self._flush()
-            self._indent -= 1
+                keep = self._variable("keep")
+                self._names[keep] = _keeper(each.struct, self._version)
+                self._emit(f"if {items}.__class__ is KeptList: {self._out}.append({keep}({items}))")
+                self._emit("else:")
+                self._indent += 1
+                self._items(each, items, flexible)
+                self._indent -= 1
+
+    def _items(self, each: FieldLayout, items: str, flexible: bool) -> None:
+        item = self._variable("o")
+        self._emit(f"for {item} in {items}:")
+        self._indent += 1
+        if each.struct is not None:
+            self._struct(each.struct, item)
+        else:
+            self._sized(each.type, False, item, flexible)
+        self._flush()
+        self._indent -= 1
 
     def _nested(self, each: FieldLayout, layout: StructLayout, source: str) -> None:
         item = self._variable("o")

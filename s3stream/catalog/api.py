@@ -385,6 +385,9 @@ class Catalog(Protocol):
         overlap, whatever is replaced meanwhile. With `after` only objects with a larger id are looked at.
         """
 
+    async def latest_streams(self) -> set[int]:
+        """Streams that the set objects uploaded last hold something of: in use until now, most likely."""
+
     # -- objects ---------------------------------------------------------------------------------------------
     async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:
         """Register `count` objects before their upload; returns (object id, key). Keys spread over prefixes."""

@@ -173,6 +173,9 @@ class SqlCatalog:
                     found[info.object_id] = info if known is None else replace(info, ranges=known.ranges + info.ranges)
         return [found[object_id] for object_id in sorted(found)]
 
+    async def latest_streams(self) -> set[int]:
+        return await self._database.read(listing.latest_streams)
+
     # -- objects ------------------------------------------------------------------------------------------------------
     async def prepare_objects(self, node_id: int, broker_epoch: int, count: int) -> list[tuple[int, str]]:
         # Ids of a lost answer are never uploaded, and given up later.

@@ -44,13 +44,21 @@ from s3stream.catalog.schema import (
     partitions,
     streams,
 )
-from s3stream.catalog.topics import partition_info, replicas_text
+from s3stream.catalog.topics import node_ids, partition_info, replicas_text
 
 _ENDS_MOVE = {"target": null(), "former_replicas": null()}
 _PLAN = (
     update(partitions)
     .where(partitions.c.topic_id == bindparam("topic"), partitions.c.partition_index == bindparam("index"))
     .values(target=bindparam("new_target"), replicas=bindparam("new_replicas"), former_replicas=bindparam("new_former"))
+)
+_GIVE = (
+    update(partitions)
+    .where(
+        partitions.c.topic_id == bindparam("topic"),
+        partitions.c.partition_index.in_(bindparam("given", expanding=True)),
+    )
+    .values(leader=bindparam("new_leader"), leader_epoch=partitions.c.leader_epoch + 1, **_ENDS_MOVE)
 )
 _ALIVE = select(brokers.c.node_id).where(brokers.c.state == ACTIVE, brokers.c.lease_end_ms > NowMs())
 _CAN_LEAD = _ALIVE.where(brokers.c.leaving.is_not(True))
@@ -163,15 +171,15 @@ def claim_partitions(tx: Connection, node_id: int, broker_epoch: int, absent: Co
     unplanned = _cancel_moves(tx, partitions.c.target.not_in(usable))
     claimed = tx.execute(_select_unled(node_id)).all()
     if claimed:
-        heirs = _heirs(tx, usable, [partition_info(row) for row in claimed])
-        _give(tx, ((row.topic_id, row.partition_index, heir) for row, heir in zip(claimed, heirs, strict=True)))
+        heirs = _heirs(tx, usable, [(target, node_ids(replicas)) for _, _, target, replicas in claimed])
+        _give(tx, ((topic_id, index, heir) for (topic_id, index, *_), heir in zip(claimed, heirs, strict=True)))
     offline = tx.execute(
         update(partitions)
         .where(partitions.c.leader == node_id, _has_stream_in(_streams_of(brokers.c.state == FENCED)))
         .values(leader=NO_LEADER, leader_epoch=partitions.c.leader_epoch + 1)
         .returning(partitions.c.topic_id)
     ).all()
-    _record(tx, seq, {row.topic_id for row in (*unplanned, *claimed, *offline)})
+    _record(tx, seq, {row[0] for row in (*unplanned, *claimed, *offline)})
     return len(claimed)
 
 
@@ -182,21 +190,18 @@ def _give(tx: Connection, moves: Iterable[tuple[UUID, int, int]]) -> None:
         indexes.setdefault((topic_id, leader), []).append(index)
     for (topic_id, leader), given in indexes.items():
         for some in chunks(given):
-            tx.execute(
-                update(partitions)
-                .where(partitions.c.topic_id == topic_id, partitions.c.partition_index.in_(some))
-                .values(leader=leader, leader_epoch=partitions.c.leader_epoch + 1, **_ENDS_MOVE)
-            )
+            tx.execute(_GIVE, {"topic": topic_id, "given": some, "new_leader": leader})
 
 
 def _select_unled(node_id: int) -> Any:
+    """Topic id, index, target and replicas."""
     # A leader that never registered holds nothing back either. One whose lease is over holds what it has opened.
     held = exists().where(
         brokers.c.node_id == partitions.c.leader, brokers.c.state == ACTIVE, brokers.c.lease_end_ms > NowMs()
     )
     left_open = _streams_of(or_(brokers.c.state == FENCED, brokers.c.lease_end_ms <= NowMs()))
     return (
-        select(partitions)
+        select(partitions.c.topic_id, partitions.c.partition_index, partitions.c.target, partitions.c.replicas)
         .where(partitions.c.leader != node_id, ~held, ~_has_stream_in(left_open))
         .order_by(partitions.c.topic_id, partitions.c.partition_index)
         .with_for_update()
@@ -228,19 +233,19 @@ def _cancel_moves(tx: Connection, these: ColumnElement[bool]) -> Sequence[Row[An
     ).all()
 
 
-def _heirs(tx: Connection, usable: Collection[int], unled: Sequence[PartitionInfo]) -> list[int]:
-    """Who gets each of these partitions, so that what the brokers lead becomes even."""
+def _heirs(tx: Connection, usable: Collection[int], unled: Iterable[tuple[int | None, Sequence[int]]]) -> list[int]:
+    """Who gets each of these partitions (target, replicas), so that what the brokers lead becomes even."""
     drained = {int(name) for name in tx.execute(_DRAINED).scalars() if name}
     preferred = sorted(set(usable) - drained) or sorted(usable)
     led: Counter[int] = Counter()
     for node_id, count in tx.execute(select(partitions.c.leader, func.count()).group_by(partitions.c.leader)):
         led[node_id] = count
     heirs = []
-    for info in unled:
-        if info.target is not None:
-            heir = info.target
+    for target, replicas in unled:
+        if target is not None:
+            heir = target
         else:
-            heir = min([each for each in info.replicas if each in preferred] or preferred, key=led.__getitem__)
+            heir = min([each for each in replicas if each in preferred] or preferred, key=led.__getitem__)
         led[heir] += 1
         heirs.append(heir)
     return heirs

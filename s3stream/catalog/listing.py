@@ -19,6 +19,8 @@ from s3stream.catalog.schema import COMMITTED, IS_COMMITTED, RETIRED, NowMs, obj
 
 STREAMS_OF_STATEMENT = 250
 """Streams whose objects are read by one statement: on PostgreSQL its rows hold the event loop, some 20 of a stream."""
+LATEST_COUNT = 32
+"""Set objects that tell which streams are in use."""
 
 _COLUMNS = select(
     objects.c.object_id, objects.c.object_key, objects.c.size, objects.c.ranges, objects.c.stream_id.is_(None)
@@ -65,6 +67,16 @@ def live_object(row: Sequence[Any], starts: Mapping[int, int]) -> ObjectInfo | N
     object_id, key, size, value, shared = row
     ranges = decode_live_ranges(value, starts)
     return ObjectInfo(object_id, key, size, ranges, bool(shared)) if ranges else None
+
+
+def latest_streams(tx: Connection) -> set[int]:
+    rows = tx.execute(
+        select(objects.c.ranges)
+        .where(objects.c.stream_id.is_(None), IS_COMMITTED, objects.c.generation == 0)
+        .order_by(objects.c.object_id.desc())
+        .limit(LATEST_COUNT)
+    )
+    return {each.stream_id for (value,) in rows for each in decode_ranges(value)}
 
 
 def object_totals(tx: Connection) -> ObjectTotals:

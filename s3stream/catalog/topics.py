@@ -137,8 +137,8 @@ def partition_info(row: Row[Any]) -> PartitionInfo:
         log_stream_id,
         state_stream_id,
         target,
-        _node_ids(replicas) if replicas else (),
-        None if former is None else _node_ids(former),
+        node_ids(replicas),
+        None if former is None else node_ids(former),
     )
 
 
@@ -147,8 +147,8 @@ def replicas_text(node_ids: Iterable[int]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _node_ids(text: str) -> tuple[int, ...]:
-    """Many partitions have the same ones."""
+def node_ids(text: str | None) -> tuple[int, ...]:
+    """Of `replicas_text`. Many partitions have the same ones."""
     return tuple(map(int, text.split(","))) if text else ()
 
 

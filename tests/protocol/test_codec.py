@@ -25,11 +25,17 @@ from protocol.errors import DecodeError, ErrorCode, UnsupportedVersion
 from protocol.messages.api_versions import ApiVersion, ApiVersionsResponse
 from protocol.messages.fetch import FetchableTopicResponse, FetchResponse, PartitionData
 from protocol.messages.heartbeat import HeartbeatResponse
-from protocol.messages.metadata import MetadataRequest, MetadataResponse
+from protocol.messages.metadata import (
+    MetadataRequest,
+    MetadataResponse,
+    MetadataResponsePartition,
+    MetadataResponseTopic,
+)
 from protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from protocol.messages.records.consumer_protocol import ConsumerProtocolSubscription
 from protocol.messages.records.group_metadata import GroupMetadataKey
 from protocol.messages.records.offset_commit import OffsetCommitKey, OffsetCommitValue
+from protocol.types import Buffer, KeptList
 
 
 def fetched(*records: object) -> FetchResponse:
@@ -168,3 +174,22 @@ def test_messages_show_and_compare_their_fields() -> None:
 def test_the_codec_loads_no_message_it_was_not_asked_for() -> None:
     program = "import sys, protocol.codec; print([m for m in sys.modules if m.startswith('protocol.messages')])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.strip() == b"[]"
+
+
+def test_a_kept_list_is_encoded_once_for_each_version() -> None:
+    partitions = [
+        MetadataResponsePartition(partition_index=index, leader_id=1, replica_nodes=[1, 2], isr_nodes=[1])
+        for index in range(3)
+    ]
+    kept = KeptList(partitions)
+    first, last = supported_versions(ApiKey.METADATA)
+    for version in range(first, last + 1):
+
+        def encoded(list_: list[MetadataResponsePartition], name: str, version: int = version) -> list[Buffer]:
+            topic = MetadataResponseTopic(name=name, partitions=list_)
+            return encode_response(ApiKey.METADATA, version, 7, MetadataResponse(topics=[topic, topic]))
+
+        assert encoded(kept, "first") == encoded(partitions, "first")
+        first_time = kept.encoded[version]
+        assert encoded(kept, "second") == encoded(partitions, "second")
+        assert kept.encoded[version] is first_time

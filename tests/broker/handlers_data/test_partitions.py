@@ -424,11 +424,13 @@ async def test_one_topic_that_cannot_be_opened_yet_does_not_keep_others_from_it(
     assert node.partitions.get("first", 0) is not None
 
 
-async def test_of_many_those_are_opened_first_that_somebody_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openings_module, "OPENED_AT_ONCE", 2)
+async def test_of_many_those_are_opened_first_that_are_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (openings_module, partitions_module):
+        monkeypatch.setattr(module, "OPENED_AT_ONCE", 2)
     node = Node()
     info, offsets = node.topic_info("t", 7), node.topic_info("offsets", 2, internal=True)
     await node.learn({info.topic_id: info, offsets.topic_id: offsets})
+    node.storage.latest = {info.partitions[3].log_stream_id}
     opened: list[list[tuple[str, int]]] = []
     open_streams = node.storage.open_streams
     arrived: list[int] = []
@@ -446,7 +448,7 @@ async def test_of_many_those_are_opened_first_that_somebody_waits_for(monkeypatc
     monkeypatch.setattr(node.storage, "open_streams", opening)
     await node.partitions.open_all()
     assert opened[0] == [("offsets", 0), ("offsets", 1)]
-    assert opened[1:] == [[("t", 0), ("t", 1)], [("t", 6)], [("t", 2), ("t", 3)], [("t", 4)]]
+    assert opened[1:] == [[("t", 3), ("t", 0)], [("t", 6)], [("t", 1), ("t", 2)], [("t", 4)]]
     assert arrived == [3]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from protocol.records import iter_batches
 from s3stream.api import (
@@ -154,6 +154,7 @@ class FakeStorage:
         self.streams: dict[int, FakeStream] = {}
         self.calls: list[list[int]] = []
         self.level = 0.0
+        self.latest: set[int] = set()
 
     async def open_streams(self, stream_ids: Sequence[int]) -> list[FakeStream]:
         self.calls.append(list(stream_ids))
@@ -165,6 +166,9 @@ class FakeStorage:
 
     async def preload_streams(self, stream_ids: Sequence[int]) -> None:
         pass
+
+    async def latest_streams(self) -> Container[int]:
+        return self.latest
 
     def release_streams(self, streams: Iterable[FakeStream]) -> None:
         for stream in streams:

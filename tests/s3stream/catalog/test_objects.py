@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
+from s3stream.catalog import listing
 from s3stream.catalog.api import Catalog, CatalogError, NewObject, ObjectGone, OffsetsNotContinuous, StreamEpochFenced
 from tests.s3stream.catalog.steps import NEVER_MS, commit, live_ids, new_streams, open_streams, register, span
 
@@ -25,6 +28,22 @@ async def test_a_commit_moves_the_ends_and_is_found_by_its_streams(catalog: Cata
     assert found.ranges == (span(a, 0, 10), span(a, 10, 12), span(b, 0, 5))
     [of_b] = await catalog.live_objects([b])
     assert of_b.ranges == (span(b, 0, 5),)
+
+
+async def test_what_was_committed_last_tells_which_streams_are_in_use(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = await register(catalog)
+    assert await catalog.latest_streams() == set()
+    streams = await new_streams(catalog, 3)
+    epochs = await open_streams(catalog, broker, streams)
+    monkeypatch.setattr(listing, "LATEST_COUNT", 2)
+    for one, other in pairwise(streams[:4]):
+        start = 0 if one == streams[0] else 5
+        await commit(catalog, broker, epochs, span(one, start, start + 5), span(other, 0, 5))
+    await commit(catalog, broker, epochs, span(streams[5], 0, 5))
+    await catalog.prepare_objects(1, broker.epoch, 5)
+    assert await catalog.latest_streams() == {streams[1], streams[2], streams[3]}
 
 
 async def test_a_repeated_commit_is_no_error_even_after_the_streams_went_on(catalog: Catalog) -> None:

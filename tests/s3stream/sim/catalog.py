@@ -21,6 +21,7 @@ from s3stream.catalog.api import (
     StreamRange,
     UnknownStream,
 )
+from s3stream.catalog.listing import LATEST_COUNT
 
 
 @dataclass(slots=True)
@@ -155,6 +156,12 @@ class MemoryCatalog:
             if found.state == "committed" and ranges and object_id > after:
                 infos.append(ObjectInfo(object_id, found.key, found.size, tuple(sorted(ranges)), found.shared))
         return infos
+
+    async def latest_streams(self) -> set[int]:
+        latest = [found for found in self.objects.values() if found.state == "committed" and found.shared][
+            -LATEST_COUNT:
+        ]
+        return {part.stream_id for found in latest for part in found.ranges}
 
     async def set_objects(self) -> list[SetObject]:
         return [
