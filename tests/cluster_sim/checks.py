@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ async def read_everything(world: World) -> CompleteRead:
     reader = Client(world, "checker")
     read = CompleteRead()
     deadline = world.kernel.now + READ_MAX_S
+    await _agree_on_leaders(world, reader, deadline)
     for partition in range(world.partition_count):
         position, end = 0, -1
         while position != end:
@@ -54,6 +56,21 @@ async def read_everything(world: World) -> CompleteRead:
             position = take(found.records, partition, position, read.log.append)
     reader.close()
     return read
+
+
+async def _agree_on_leaders(world: World, reader: Client, deadline: float) -> None:
+    """Until every broker says what the catalog does. One that lost an answer knows no better before it asks again: it
+    sends clients to itself, and they find the end where it was when it handed over."""
+    for node_id, node in world.nodes.items():
+        while node.is_up:
+            with suppress(*_UNAVAILABLE):
+                await reader.learn_leaders(node_id)
+                if reader.leaders == {each.index: each.leader for each in world.topic().partitions}:
+                    break
+            if world.kernel.now > deadline:
+                world.violation("stuck", f"node {node_id} says that {reader.leaders} lead")
+                return
+            await asyncio.sleep(0.05)
 
 
 def check_history(world: World, read: CompleteRead) -> None:

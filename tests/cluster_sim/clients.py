@@ -123,10 +123,10 @@ class Client:
     def any_node(self) -> int:
         return self.rng.choice(sorted(self.world.nodes))
 
-    async def learn_leaders(self) -> None:
-        """From anybody. Raises OSError, TimeoutError."""
+    async def learn_leaders(self, node_id: int | None = None) -> None:
+        """From this one, or from anybody. Raises OSError, TimeoutError."""
         request = MetadataRequest(topics=[MetadataRequestTopic(name=TOPIC)], allow_auto_topic_creation=False)
-        response = await self.ask(self.any_node(), _METADATA, request)
+        response = await self.ask(self.any_node() if node_id is None else node_id, _METADATA, request)
         for topic in response.topics:
             for partition in topic.partitions:
                 if partition.leader_id >= 0:
