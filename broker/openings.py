@@ -3,7 +3,8 @@
 A few are opened at a time, in the order given. Those that requests are parked for wait for none of the others: a client
 has a few requests out at a time, and tells of the next partition that it wants when the first ones are answered; if
 each of these rounds waited for a hundred others, its last partition would wait for most of them. So the others make
-room for such a round and for the next one, for a bounded time.
+room for such a round and for the next one, for a bounded time; and nobody waits for them, so that a broker that serves
+other partitions opens them with half of its time.
 
 Invariants
 ----------
@@ -56,12 +57,18 @@ class Openings:
             if key in opening.waiting:
                 opening.asked.set()
 
-    async def open(self, wanted: Iterable[Wanted]) -> None:
-        """Returns when all are open. Raises what `open_some` raises."""
+    async def open(self, wanted: Iterable[Wanted], *, gently: bool = False) -> None:
+        """Returns when all are open. Raises what `open_some` raises.
+
+        `gently`: requests for other partitions are served meanwhile, and get half of the time. What somebody waits for
+        is opened as soon as without.
+        """
         opening = _Opening(wanted)
         self._openings.append(opening)
         try:
-            done = await asyncio.gather(self._open_asked(opening), self._open_rest(opening), return_exceptions=True)
+            done = await asyncio.gather(
+                self._open_asked(opening), self._open_rest(opening, gently), return_exceptions=True
+            )
         finally:
             self._openings.remove(opening)
         for error in done:
@@ -82,12 +89,16 @@ class Openings:
                 else:
                     await opening.asked.wait()
 
-    async def _open_rest(self, opening: _Opening) -> None:
+    async def _open_rest(self, opening: _Opening, gently: bool) -> None:
+        clock = asyncio.get_running_loop().time
         with opening:
             while opening.waiting:
                 await _is_set(opening.has_room, MAKE_ROOM_MAX_S)
                 some = opening.take(islice(opening.waiting, OPENED_AT_ONCE))
+                began = clock()
                 await self._open_some(some, self._reading_rest)
+                if gently and opening.waiting:
+                    await asyncio.sleep(clock() - began)
 
 
 class _Opening:

@@ -137,7 +137,7 @@ class Partitions:
             present = [self._image.topic_by_id(topic.topic_id.bytes) for topic in topics]
             missing = [(t, each) for t in present if t for each in t.partitions if self._is_missing(t, each)]
             if missing:
-                await self._openings.open(await self._in_order(missing))
+                await self._openings.open(await self._in_order(missing), gently=bool(self._by_name))
 
     async def _in_order(self, missing: Sequence[Wanted]) -> Sequence[Wanted]:
         """Internal topics first; of very many those that were written to last."""

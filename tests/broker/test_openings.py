@@ -90,6 +90,19 @@ async def test_others_are_opened_although_there_is_always_something_asked_for() 
 
 
 @virtual
+async def test_gently_others_have_half_of_the_time_and_what_is_asked_for_does_not_wait() -> None:
+    opener = Opener(step_s=1.0)
+    opening = asyncio.create_task(opener.openings.open(wanted(), gently=True))
+    await asyncio.sleep(1.5)
+    opener.ask(COUNT - 1)
+    await asyncio.sleep(0.1)
+    assert opener.opened == [*range(OPENED_AT_ONCE), COUNT - 1]
+    began = asyncio.get_running_loop().time()
+    await opening
+    assert 5.3 < asyncio.get_running_loop().time() - began < 5.5, "three steps of a second, with as long between them"
+
+
+@virtual
 async def test_after_an_error_nothing_more_is_begun_and_the_same_can_be_opened_again() -> None:
     opener = Opener()
     opener.failing = {OPENED_AT_ONCE + 3}
