@@ -12,6 +12,9 @@ from s3stream.object_ids import ObjectIds
 from s3stream.objectstore.api import ObjectStore
 from s3stream.upload_pipeline import Offload
 
+OBJECT_SIZE_MIN = 256 << 10
+"""What a new object counts as at least: thousands of tiny ones, each a PUT and a row, are no small work either."""
+
 
 class Target:
     """Collects parts in order of stream ids and offsets; `size` is their payload's."""
@@ -51,7 +54,7 @@ class Uploads:
             return build_object(parts)
 
         built = await self._offload(build)
-        await self._throttle.take(built.size)
+        await self._throttle.take(max(built.size, OBJECT_SIZE_MIN))
         object_id, key = await self._ids.take()
         await self._store.put(key, built.pieces)
         self.bytes_written += built.size

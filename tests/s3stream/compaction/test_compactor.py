@@ -14,6 +14,7 @@ from s3stream.api import FetchResult, ObjectCorrupt
 from s3stream.committed_ranges import CommittedRanges
 from s3stream.compaction import compactor as compactor_module
 from s3stream.compaction.plan import Limits
+from s3stream.compaction.target import OBJECT_SIZE_MIN
 from s3stream.object.writer import Batch
 from s3stream.stream import S3Stream
 from tests.s3stream.rig import SMALL, Rig, read_all, running
@@ -139,6 +140,17 @@ async def test_many_tiny_streams_are_split_in_several_jobs(monkeypatch: pytest.M
         await settle(rig)
         assert rig.memory_catalog.replace_count - before == 2, "what one stream alone is left of is its own"
         assert [await read_all(stream) for stream in streams] == data
+
+
+@virtual
+async def test_many_tiny_objects_are_not_written_as_fast_as_it_goes() -> None:
+    rig = Rig(replace(SETTINGS, compaction_rate=10 * OBJECT_SIZE_MIN), 20, limits=replace(LIMITS, split_size=1))
+    async with running(rig) as streams:
+        await write(rig, streams, LIMITS.fan_in)
+        began = asyncio.get_running_loop().time()
+        await settle(rig)
+        assert rig.storage.compactor.stats.objects_written == 20
+        assert 1.0 < asyncio.get_running_loop().time() - began < 3.0, "ten objects a second, after a burst"
 
 
 @virtual
