@@ -25,7 +25,7 @@ from broker.partition.load import PartitionLoad
 from broker.partition.log_view import LogView
 from broker.partition.opening import RecoveredState
 from broker.partition.producer_state import NO_PRODUCER_ID, ActiveProducer, ProducerStates, SequencedBatch
-from broker.partition.replay_budget import SNAPSHOT_SHARE, ReplayBudget
+from broker.partition.replay_budget import PAUSE_MS, SNAPSHOT_SHARE, ReplayBudget
 from broker.partition.state_log import NO_TIMESTAMP, StateLog
 from broker.partition.verification import VerificationGuard, Verifications
 from broker.partition.waiters import DurableCallback, FetchWaiter, Waiters
@@ -54,6 +54,7 @@ class Partition(LogView):
         "_inspections",
         "_replay",
         "_rules",
+        "_saved_at_ms",
         "_snapshots",
         "_trimming",
         "_unconfirmed",
@@ -99,6 +100,7 @@ class Partition(LogView):
         self._verifications = Verifications()
         self._snapshots = StateLog(state_stream, recovered.snapshot_offset)
         self._unsnapshotted_size = recovered.replayed_size
+        self._saved_at_ms = 0
         self._waiters = Waiters(log_stream, self.last_stable_offset)
         self._unconfirmed = self._waiters.unconfirmed
         self._trimming = asyncio.Lock()
@@ -401,7 +403,10 @@ class Partition(LogView):
             self._save(now_ms)
 
     def _save_at_interval(self, now_ms: int) -> None:
-        if self._unsnapshotted_size >= self._snapshots.snapshot_size * SNAPSHOT_SHARE:
+        size = self._unsnapshotted_size
+        # a clock that was set is no reason to wait
+        is_soon = abs(now_ms - self._saved_at_ms) < PAUSE_MS and size < self._replay.interval_max
+        if not is_soon and size >= self._snapshots.snapshot_size * SNAPSHOT_SHARE:
             self._save(now_ms)
 
     def _save(self, now_ms: int) -> None:
@@ -412,6 +417,7 @@ class Partition(LogView):
             log.warning("no snapshot", topic=self.topic, partition=self.index, error=str(error))
         else:
             self._unsnapshotted_size = 0
+            self._saved_at_ms = now_ms
 
     def hold(self) -> None:
         """Accept nothing for now, until `go_on`; reading goes on."""

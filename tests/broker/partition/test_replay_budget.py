@@ -34,6 +34,19 @@ async def test_what_all_partitions_of_a_broker_leave_to_replay_is_bounded() -> N
     assert 0 < left <= REPLAYED_SIZE_MAX + len(partitions) * 2 * len(VALUE)
 
 
+async def test_a_partition_that_takes_much_is_snapshotted_less_often() -> None:
+    """... per byte: `interval` apart at a low rate, `interval_max` at a high one."""
+
+    def snapshots(ms_per_append: int) -> int:
+        partition, _, state = opened(ReplayBudget())
+        for number in range(3 * REPLAYED_SIZE_MAX // len(VALUE)):
+            partition.append_as_leader(memoryview(batch([VALUE])), NOW_MS + number * ms_per_append)
+        return len(state.batches)
+
+    assert snapshots(ms_per_append=1) == 12
+    assert snapshots(ms_per_append=0) == 3, "after 4, 20 and 36 MiB: the first one follows none"
+
+
 async def test_partitions_of_a_broker_with_very_many_are_not_snapshotted_all_the_time() -> None:
     replay = ReplayBudget()
     replay.share_among(100_000)
