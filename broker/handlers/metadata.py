@@ -6,9 +6,8 @@ allowed); v5 offline replicas; v7 leader epochs; v8 authorized operations, of to
 topic ids in the answer; v12 look-ups by topic id; v13 a top-level error code.
 
 Answered from the image. The structures of a topic are built once, encoded once for each version, and kept until it or
-the set of brokers changes. Only
-a topic that is missing and may be created makes the answer wait. An existing topic's partition without a living leader
-has LEADER_NOT_AVAILABLE.
+the set of brokers changes. Only a topic that is missing and may be created makes the answer wait. An existing topic's
+partition without a living leader has LEADER_NOT_AVAILABLE.
 """
 
 from __future__ import annotations

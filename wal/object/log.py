@@ -290,7 +290,7 @@ class ObjectWal:
         if self._durable < self._end:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append((self._end, waiter))
-            self._urgent = True
+            self._urgent = bool(self._queue)
             self._plan()
             await waiter
 
