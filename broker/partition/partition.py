@@ -25,7 +25,7 @@ from broker.partition.load import PartitionLoad
 from broker.partition.log_view import LogView
 from broker.partition.opening import RecoveredState
 from broker.partition.producer_state import NO_PRODUCER_ID, ActiveProducer, ProducerStates, SequencedBatch
-from broker.partition.replay_budget import PAUSE_MS, SNAPSHOT_SHARE, ReplayBudget
+from broker.partition.replay_budget import ReplayBudget
 from broker.partition.state_log import NO_TIMESTAMP, StateLog
 from broker.partition.verification import VerificationGuard, Verifications
 from broker.partition.waiters import DurableCallback, FetchWaiter, Waiters
@@ -403,10 +403,8 @@ class Partition(LogView):
             self._save(now_ms)
 
     def _save_at_interval(self, now_ms: int) -> None:
-        size = self._unsnapshotted_size
-        # a clock that was set is no reason to wait
-        is_soon = abs(now_ms - self._saved_at_ms) < PAUSE_MS and size < self._replay.interval_max
-        if not is_soon and size >= self._snapshots.snapshot_size * SNAPSHOT_SHARE:
+        elapsed_ms = now_ms - self._saved_at_ms
+        if self._replay.is_due(self._unsnapshotted_size, self._snapshots.snapshot_size, elapsed_ms):
             self._save(now_ms)
 
     def _save(self, now_ms: int) -> None:

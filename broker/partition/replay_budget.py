@@ -2,8 +2,7 @@
 
 A broker that takes over reads, of every partition, what was appended since its last snapshot. So the bytes are counted
 against one budget of the whole broker, however many partitions it leads; but for so many that snapshots would follow
-one another too closely. A quarter of the budget is used as a rule, all of it by partitions that take so much that
-snapshots would cost.
+one another too closely. Partitions that take so much that snapshots would cost use more of the budget than others.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 REPLAYED_SIZE_MAX = 16 << 20
 """Bytes of all partitions of a broker together."""
 USUAL_DIVISOR = 4
+"""As a rule this part of the budget is used."""
 PAUSE_MS = 200
 """Two snapshots of a partition are so far apart, unless it uses all of its share by then."""
 INTERVAL_MIN = 256 << 10
@@ -32,3 +32,9 @@ class ReplayBudget:
     def share_among(self, partition_count: int) -> None:
         self.interval_max = max(REPLAYED_SIZE_MAX // max(partition_count, 1), INTERVAL_MIN)
         self.interval = max(self.interval_max // USUAL_DIVISOR, INTERVAL_MIN)
+
+    def is_due(self, appended: int, snapshot_size: int, elapsed_ms: int) -> bool:
+        """Another snapshot of a partition, of which `appended` bytes, `interval` at least, and `elapsed_ms` came since
+        the last one, which took `snapshot_size`. The time is a clock's, which may have been set: no reason to wait."""
+        is_soon = abs(elapsed_ms) < PAUSE_MS and appended < self.interval_max
+        return not is_soon and appended >= snapshot_size * SNAPSHOT_SHARE

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
@@ -37,15 +38,12 @@ def _compile(layout: StructLayout, version: int) -> Encoder:
 
 def _keeper(layout: StructLayout, version: int) -> Callable[[KeptList[Any]], bytes]:
     """What a list is in bytes, without its length; most are never asked for."""
-    encoders: list[Encoder] = []
+    compiled = cache(partial(_compile, layout, version))
 
     def keep(structs: KeptList[Any]) -> bytes:
         encoded = structs.encoded.get(version)
         if encoded is None:
-            if not encoders:
-                encoders.append(_compile(layout, version))
-            pieces = map(encoders[0], structs)
-            encoded = structs.encoded[version] = b"".join(chain.from_iterable(pieces))
+            encoded = structs.encoded[version] = b"".join(chain.from_iterable(map(compiled(), structs)))
         return encoded
 
     return keep

@@ -158,10 +158,12 @@ class MemoryCatalog:
         return infos
 
     async def latest_streams(self) -> set[int]:
-        latest = [found for found in self.objects.values() if found.state == "committed" and found.shared][
-            -LATEST_COUNT:
+        uploaded = [
+            found
+            for found in self.objects.values()
+            if found.state == "committed" and found.shared and found.generation == 0
         ]
-        return {part.stream_id for found in latest for part in found.ranges}
+        return {part.stream_id for found in uploaded[-LATEST_COUNT:] for part in found.ranges}
 
     async def set_objects(self) -> list[SetObject]:
         return [
